@@ -1,0 +1,160 @@
+"""What the paper states, once: its structure, settings, panels and published numbers.
+
+J. Lin, Z. Liu, C.-C. Hung, T. T. Liu and Y. J. Chai, dual transfer learning for facial expression
+recognition, accepted 21 November 2019. Everything here is quoted; nothing here is measured.
+Maps are counted from 1, as the paper counts them.
+"""
+
+from typing import NamedTuple
+
+ATTRIBUTES = (  # Table 2, in its order, in CelebA's spelling
+    "Arched_Eyebrows",
+    "Bags_Under_Eyes",
+    "Big_Lips",
+    "Big_Nose",
+    "Oval_Face",
+    "High_Cheekbones",
+    "Mouth_Slightly_Open",
+    "Narrow_Eyes",
+    "Pointy_Nose",
+    "Rosy_Cheeks",
+    "Smiling",
+    "Bushy_Eyebrows",
+)
+
+# Section 4.3.1. The index is CK+'s emotion code.
+EXPRESSIONS = ("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
+
+
+class Structure(NamedTuple):
+    """One column of Table 1, as printed (its strides of 0 included)."""
+
+    layer: str
+    kernel: str
+    stride: int | None
+    pad: int | None
+
+
+TABLE1 = (
+    Structure("input", "227*227*3", None, None),
+    Structure("conv", "11*11*3*96", 4, 0),
+    Structure("pool", "3*3*96", 2, 0),
+    Structure("conv", "5*5*256", 0, 2),
+    Structure("pool", "3*3*256", 2, 0),
+    Structure("conv", "3*3*384", 0, 1),
+    Structure("conv", "3*3*384", 0, 1),
+    Structure("conv", "3*3*256", 0, 1),
+    Structure("pool", "3*3*256", 2, 0),
+)
+
+# Table 3 (CelebA) and Table 4 (CK+): Caffe's solver settings.
+TABLE3 = dict(
+    base_lr=1e-4, batch=100, gamma=0.1, stepsize=1000, max_iter=100_000, momentum=0.9, weight_decay=5e-4
+)
+TABLE4 = dict(
+    base_lr=1e-4, batch=100, gamma=0.1, stepsize=1000, max_iter=10_000, momentum=0.9, weight_decay=5e-5
+)
+
+CKPLUS_IMAGES = 1875  # section 4.3.1
+CKPLUS_SPLIT = dict(train=1400, test=200, validation=275)
+
+TABLE5 = {  # accuracy on CK+, 8 classes
+    "Our model in Fig. 14": 0.990,
+    "Our model in Fig. 18": 0.980,
+    "AUDN": 0.937,
+    "Zero-bias CNN+AD": 0.964,
+    "CNN+SVM": 0.965,
+    "CNN+SOFTMAX": 0.957,
+    "CNN+Hypergraph": 0.973,
+}
+
+TABLE6 = {  # accuracy of the model in Fig. 14 with parts of the face covered; keys are occlusion regions
+    "none": 0.990,
+    "cheeks and forehead": 0.965,
+    "eyes": 0.940,
+    "left half mouth": 0.745,
+    "bottom half mouth": 0.730,
+    "mouth": 0.590,
+    "mouth and eyes": 0.095,
+}
+
+
+class Panel(NamedTuple):
+    """One lettered panel of a figure.
+
+    maps: map numbers, or None for every map of the layer.
+    top: the strongest neurons of each of these maps, or None for all of them.
+    model: "now" is the model that the figure is about, "before" the one it is compared with.
+    """
+
+    letter: str
+    maps: tuple[int, ...] | None = None
+    top: int | None = None
+    model: str = "now"
+
+
+class Figure(NamedTuple):
+    """A figure of projections: its layer and its panels after (a), which is the input."""
+
+    number: int
+    layer: str
+    panels: tuple[Panel, ...]
+
+
+def _bvlc(number: int, layer: str, maps: tuple[int, ...]) -> Figure:
+    """Figs. 5-8 and 15-17: all maps, five maps on their own, the strongest neuron of every map."""
+    alone = tuple(Panel(letter, (m,)) for letter, m in zip("cdefg", maps, strict=True))
+    return Figure(number, layer, (Panel("b"), *alone, Panel("h", top=1)))
+
+
+def _celeba(number: int, layer: str, panels: tuple[Panel, ...]) -> Figure:
+    """Figs. 10-13: all maps now and before, three chosen panels, the strongest of every map now and before."""
+    return Figure(
+        number,
+        layer,
+        (
+            Panel("b"),
+            Panel("c", model="before"),
+            *panels,
+            Panel("g", top=1),
+            Panel("h", top=1, model="before"),
+        ),
+    )
+
+
+_CONV3_CHOICE = (Panel("d", (100,), 1), Panel("e", (193,), 10), Panel("f", (193,), 1))
+
+FIGURES = {
+    # Of Fig. 4's four single maps the text names the first and the fourth; of Fig. 5's five it names four;
+    # of Figs. 6-8, 12, 13, 16 and 17 none. Where the text names no map, we show those that it names for the
+    # nearest layer that has them (Figs. 6-8: Fig. 5's, Figs. 12-13: Fig. 11's, Figs. 16-17: Fig. 15's).
+    4: Figure(
+        4,
+        "conv1",
+        (
+            Panel("b"),
+            Panel("c", (1,)),
+            Panel("d", (4,)),
+            Panel("e", (13,)),
+            Panel("f", (35,)),
+            Panel("g", top=1),
+            Panel("h", top=10),
+        ),
+    ),
+    5: _bvlc(5, "conv2", (4, 13, 35, 94, 151)),
+    6: _bvlc(6, "conv3", (4, 13, 35, 94, 151)),
+    7: _bvlc(7, "conv4", (4, 13, 35, 94, 151)),
+    8: _bvlc(8, "conv5", (4, 13, 35, 94, 151)),
+    10: _celeba(10, "conv2", (Panel("d", (19,)), Panel("e", (56,)), Panel("f", (151,)))),
+    11: _celeba(11, "conv3", _CONV3_CHOICE),
+    12: _celeba(12, "conv4", _CONV3_CHOICE),
+    13: _celeba(13, "conv5", _CONV3_CHOICE),
+    15: _bvlc(15, "conv3", (210, 193, 342, 335, 348)),
+    16: _bvlc(16, "conv4", (210, 193, 342, 335, 348)),
+    17: _bvlc(17, "conv5", (210, 193, 242, 235, 248)),  # conv5 has 256 maps: 100 is taken off the last three
+}
+
+# Figs. 19 and 20: pairs of covered face and projection, (a,b) to (k,l), in the text's order.
+OCCLUSION_PAIRS = ("none", "mouth", "left half mouth", "eyes", "mouth and eyes", "cheeks and forehead")
+FIG19 = dict(layer="conv1", top=10)
+FIG20 = dict(layer="conv3", top=1)

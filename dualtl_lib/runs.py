@@ -1,0 +1,139 @@
+"""A run: one config file, the folder its checkpoints and tables go to, and where everything came from.
+
+`config/<name>.yaml` says what a run is made of. `runs/<name>/` (not committed) keeps checkpoints, executed notebooks
+and provenance; `figures/<name>/` its pictures and tables. Two runs never share a file.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+HOME = Path(__file__).resolve().parent.parent
+BUDGETS = ("quick", "paper")
+KEYS = {
+    "title": str,  # what the data is called in every title
+    "weights": str,  # a name that weights.load knows, or a file
+    "celeba": str,  # "synthetic", or a folder in CelebA's layout
+    "ckplus": str,  # "synthetic", or a folder in CK+'s layout or one per class
+    "budget": str,  # "quick" or "paper"
+    "seed": int,
+    "people": bool,  # whether pictures of real people result, which are then kept out of figures/
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run. Its settings are attributes; its folders exist."""
+
+    name: str
+    title: str
+    weights: str
+    celeba: str
+    ckplus: str
+    budget: str
+    seed: int
+    people: bool
+
+    @property
+    def path(self) -> Path:
+        """runs/<name>/: checkpoints, metrics, executed notebooks, provenance."""
+        return HOME / "runs" / self.name
+
+    @property
+    def figures(self) -> Path:
+        """figures/<name>/ for pictures and tables; pictures of real people stay in runs/<name>/figures/."""
+        return HOME / "figures" / self.name
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "figures" if self.people else self.figures
+
+    def checkpoint(self, model: str) -> Path:
+        """Where the trained model of that name is kept. The file may not exist yet."""
+        return self.path / f"{model}.safetensors"
+
+    def save_json(self, name: str, content: dict) -> Path:
+        """Write figures/<name of the run>/<name>.json, with its run and data."""
+        path = self.figures / f"{name}.json"
+        with replacing(path) as part:
+            part.write_text(json.dumps({"run": self.name, "data": self.title, **content}, indent=1) + "\n")
+        return path
+
+    def load_json(self, name: str) -> dict:
+        """Read what save_json wrote. Raises FileNotFoundError that says how to make it."""
+        path = self.figures / f"{name}.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path.name} of run {self.name!r} is not there; `make reproduce RUN={self.name}` makes it")
+        return json.loads(path.read_text())
+
+
+def open_run(name: str, **changes) -> Run:
+    """The run that config/<name>.yaml describes, with single settings changed.
+
+    A changed run gets a name of its own (`embedded,seed=3`), so that it never shares a file with the first; a value
+    of None changes nothing. Raises ValueError for an unknown run, key or value.
+    """
+    path = HOME / "config" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ValueError(f"no run {name!r}: {path.name} is not in config/, which has {known}")
+    config = yaml.safe_load(path.read_text())
+    changed = {k: v for k, v in changes.items() if v is not None and v != config.get(k)}
+    config |= changed
+    for key in KEYS.keys() | config.keys():
+        if key not in KEYS or not isinstance(config.get(key), KEYS[key]):
+            expected = KEYS[key].__name__ if key in KEYS else f"one of {', '.join(KEYS)}"
+            raise ValueError(f"{path.name}: {key}: expected {expected}, found {config.get(key)!r}")
+    if config["budget"] not in BUDGETS:
+        raise ValueError(f"budget is one of {', '.join(BUDGETS)}, not {config['budget']!r}")
+    config["name"] = ",".join([name, *(f"{k}={v}" for k, v in sorted(changed.items()))]).replace("/", "_")
+    run = Run(**config)
+    for folder in (run.path, run.figures, run.pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+@contextmanager
+def replacing(path: Path):
+    """A file beside `path` to write to, renamed to it when all went well and removed when not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(part)
+        os.chmod(part, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def fingerprint(*parts: bytes) -> str:
+    """The first 16 hex digits of the SHA-256 of these bytes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def provenance() -> dict:
+    """Commit, versions, machine and time, for a run's metadata."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HOME, capture_output=True, text=True)
+    packages = ("torch", "torchvision", "numpy", "scikit-learn", "opencv-python-headless")
+    return {
+        "commit": git.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
