@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 HOME = Path(__file__).resolve().parent.parent
+OUTPUT = Path(os.environ.get("DUALTL_OUTPUT", HOME))  # where runs/ and figures/ are written; tests write elsewhere
 BUDGETS = ("quick", "paper")
 KEYS = {
     "title": str,  # what the data is called in every title
@@ -47,34 +48,29 @@ class Run:
     @property
     def path(self) -> Path:
         """runs/<name>/: checkpoints, metrics, executed notebooks, provenance."""
-        return HOME / "runs" / self.name
+        return OUTPUT / "runs" / self.name
 
     @property
     def figures(self) -> Path:
-        """figures/<name>/ for pictures and tables; pictures of real people stay in runs/<name>/figures/."""
-        return HOME / "figures" / self.name
+        """figures/<name>/: tables and results, and pictures where they show no real people."""
+        return OUTPUT / "figures" / self.name
 
     @property
     def pictures(self) -> Path:
+        """Where pictures go: those of real people stay in runs/<name>/figures/, which is not committed."""
         return self.path / "figures" if self.people else self.figures
 
     def checkpoint(self, model: str) -> Path:
         """Where the trained model of that name is kept. The file may not exist yet."""
         return self.path / f"{model}.safetensors"
 
-    def save_json(self, name: str, content: dict) -> Path:
-        """Write figures/<name of the run>/<name>.json, with its run and data."""
-        path = self.figures / f"{name}.json"
+    def save_results(self, notebook: str, results: list[dict]) -> Path:
+        """Write figures/<name>/<notebook>.json: what a notebook found, for summary.py's closing table."""
+        path = self.figures / f"{notebook}.json"
+        content = {"run": self.name, "data": self.title, "results": results, "provenance": provenance()}
         with replacing(path) as part:
-            part.write_text(json.dumps({"run": self.name, "data": self.title, **content}, indent=1) + "\n")
+            part.write_text(json.dumps(content, indent=1) + "\n")
         return path
-
-    def load_json(self, name: str) -> dict:
-        """Read what save_json wrote. Raises FileNotFoundError that says how to make it."""
-        path = self.figures / f"{name}.json"
-        if not path.exists():
-            raise FileNotFoundError(f"{path.name} of run {self.name!r} is not there; `make reproduce RUN={self.name}` makes it")
-        return json.loads(path.read_text())
 
 
 def open_run(name: str, **changes) -> Run:

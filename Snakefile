@@ -1,0 +1,41 @@
+# Which notebook needs what. `snakemake --cores all --config run=ckplus48` or `make reproduce RUN=ckplus48`.
+# An executed notebook stands for all that it wrote: its checkpoints, tables and pictures.
+
+RUN = config.get("run", "embedded")
+PARAMETERS = " ".join(f"-p {key} {value}" for key, value in config.items() if key != "run")
+
+NEEDS = {
+    "00_start_here": [],
+    "01_architecture": [],
+    "02_bvlc_features": [],
+    "03_first_transfer": [],
+    "04_first_transfer_features": ["03_first_transfer"],
+    "05_second_transfer": ["03_first_transfer"],
+    "06_second_transfer_features": ["05_second_transfer"],
+    "07_expression_recognition": ["05_second_transfer"],
+    "08_occlusion": ["05_second_transfer"],
+    "09_explorer": ["05_second_transfer"],
+}
+TRAINING = ["03_first_transfer", "05_second_transfer"]
+LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
+
+
+def executed(notebook):
+    return f"runs/{RUN}/notebooks/{notebook}.ipynb"
+
+
+rule all:
+    input: [executed(notebook) for notebook in NEEDS]
+
+
+rule notebook:
+    input:
+        notebook="notebooks/{notebook}.ipynb",
+        needs=lambda w: [executed(n) for n in NEEDS[w.notebook]],
+        library=expand("dualtl_lib/{name}.py", name=LIBRARY),
+        config=f"config/{RUN}.yaml",
+    output: f"runs/{RUN}/notebooks/{{notebook}}.ipynb"
+    threads: lambda w: workflow.cores if w.notebook in TRAINING else 1
+    shell:
+        "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
+        " -p run {RUN} {PARAMETERS} {input.notebook} {output}"

@@ -1,0 +1,61 @@
+"""What the paper judges by eye, as numbers: how sharp a projection is and which parts of the face it shows.
+
+Section 5 names this gap: "it is indispensable to propose a quantitative model to evaluate the reconstructive image
+objectively". Two numbers per projection, each compared with what chance would give.
+"""
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import occlusion
+
+
+def brightness(images: Tensor) -> Tensor:
+    """[N, 3, H, W] of any type -> float32 [N, H, W], the mean over the three colours."""
+    return images.float().mean(1)
+
+
+def edges(pictures: Tensor) -> Tensor:
+    """Sobel gradient magnitude of pictures [N, H, W] -> [N, H, W]. The border repeats, so it makes no edge."""
+    ramp = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=pictures.device)
+    kernels = torch.stack([ramp, ramp.T]).unsqueeze(1)
+    padded = F.pad(pictures.unsqueeze(1), (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernels).square().sum(1).sqrt()
+
+
+def edge_agreement(projections: Tensor, images: Tensor) -> np.ndarray:
+    """Correlation between the edges of each projection and of its image, both [N, 3, H, W] -> [N], -1..1.
+
+    Edges are blurred over 5 pixels first, since a deconvnet places them to within a stride of conv1. 1: the
+    projection draws the contours of the picture ("the effect of edge detection", section 4.1.2); 0: it has
+    nothing to do with them.
+    """
+    a, b = (F.avg_pool2d(edges(brightness(x)), 5).flatten(1) for x in (projections, images))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    norms = a.norm(dim=1) * b.norm(dim=1)
+    return ((a * b).sum(1) / norms.clamp_min(torch.finfo(norms.dtype).tiny)).cpu().numpy()
+
+
+def concentration(projections: Tensor, region: str = "mouth and eyes", layout: str = "detected") -> np.ndarray:
+    """Energy in a region of the face over what an even spread would put there; [N, 3, H, W] -> [N], 0 and up.
+
+    1: no preference for the region; 3: three times its share of the area. Regions are those of Table 6.
+    """
+    energy = projections.square().sum(1)
+    inside = occlusion.mask(region, layout=layout).to(energy.device)
+    share = (energy * inside).sum((1, 2)) / energy.sum((1, 2)).clamp_min(torch.finfo(energy.dtype).tiny)
+    return (share / inside.float().mean()).cpu().numpy()
+
+
+def summary(values: np.ndarray) -> str:
+    """Mean and 95 % interval (Student's t) of values [N], as text."""
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{values.mean():.2f} ± {half:.2f} (n={len(values)})"
+
+
+def paired(after: np.ndarray, before: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test that the same images [N] score alike after and before."""
+    return float(stats.wilcoxon(after, before).pvalue)

@@ -1,0 +1,27 @@
+"""The closing table of a run: figure or table, the paper's value, ours, the data, the file."""
+
+import json
+
+import pandas as pd
+
+from . import runs
+
+COLUMNS = {"item": "figure or table", "paper": "paper", "measured": "measured", "file": "written to figures/"}
+
+
+def table(run: runs.Run) -> pd.DataFrame:
+    """Everything that the run's notebooks have found so far, in the paper's order.
+
+    Raises FileNotFoundError if none has run.
+    """
+    found = sorted(run.figures.glob("[0-9][0-9]_*.json"))
+    if not found:
+        raise FileNotFoundError(f"run {run.name!r} has no results yet: `make reproduce RUN={run.name}`")
+    rows = [row for path in found for row in json.loads(path.read_text())["results"]]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).rename(columns=COLUMNS).fillna("")
+
+
+def text(run: runs.Run) -> str:
+    """The table as printed at the end of `make reproduce`."""
+    body = table(run).to_string(index=False, justify="left")
+    return f"Run {run.name!r}, measured on {run.title}.\n\n{body}\n"
