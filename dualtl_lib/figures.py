@@ -1,0 +1,228 @@
+"""Panels, curves and tables as the paper lays them out, and where they are written.
+
+The same colour stands for the same thing in every figure: see COLOURS.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import paper, runs
+from .deconvnet import Deconvnet
+
+COLOURS = {
+    "paper": "#8c8c8c",
+    "measured": "#1f6fb4",
+    "random": "#1f6fb4",  # images at random, the paper's protocol
+    "people": "#d1603d",  # people kept apart
+    "chance": "#c9b458",  # always saying the majority
+    "loss": "#444444",
+}
+PAGE = 7.2  # inches, the width of a page's text
+
+plt.rcParams.update(
+    {
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "figure.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "savefig.dpi": 130,
+        "figure.dpi": 100,
+        "figure.constrained_layout.use": True,
+    }
+)
+
+
+def save(fig: plt.Figure, run: runs.Run, name: str) -> Path:
+    """Write <name>.png where the run's pictures go, with the run and its data in the file's metadata."""
+    path = run.pictures / f"{name}.png"
+    metadata = {
+        "Title": name,
+        "Description": f"Run {run.name}, measured on {run.title}",
+        "Software": "dualtl",
+    }
+    with runs.replacing(path) as part:
+        fig.savefig(part, format="png", metadata=metadata)
+    return path
+
+
+def save_table(frame: pd.DataFrame, run: runs.Run, name: str) -> Path:
+    """Write <name>.csv into the run's figures folder."""
+    path = run.figures / f"{name}.csv"
+    with runs.replacing(path) as part:
+        frame.to_csv(part, index=False)
+    return path
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """uint8 [3, H, W] -> uint8 [H, W, 3] for imshow."""
+    return image.permute(1, 2, 0).cpu().numpy()
+
+
+def luminous(projection: Tensor, peak: float | None = None) -> np.ndarray:
+    """A projection float32 [3, H, W] as light on black, [H, W, 3] in 0..1: black where no neuron speaks.
+
+    What is negative is cut at 0, as MATLAB's conversion to uint8 cuts it. peak: what shows as full brightness,
+    by default the 99.8th percentile of this projection, so that one hot pixel does not darken the rest.
+    """
+    light = projection.clamp_min(0)
+    peak = peak or brightest(projection)
+    return (light / peak).clamp(max=1).permute(1, 2, 0).cpu().numpy()
+
+
+def brightest(projection: Tensor) -> float:
+    """The 99.8th percentile of what is positive in a projection, or of 1 where nothing is."""
+    positive = projection[projection > 0]
+    return float(torch.quantile(positive.flatten(), 0.998)) if positive.numel() else 1.0
+
+
+def _grid(count: int, columns: int, title: str, cell: float | None = None) -> tuple[plt.Figure, list[plt.Axes]]:
+    """A page-wide figure of square panels without axes."""
+    rows = -(-count // columns)
+    side = cell or PAGE / columns
+    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + 0.28) * rows + 0.3), squeeze=False)
+    fig.suptitle(title)
+    for ax in axes.flat:
+        ax.axis("off")
+    return fig, list(axes.flat)
+
+
+def panel_title(panel: paper.Panel, layer_maps: int) -> str:
+    """What a panel shows, in words: "(e) top 10 of map 193"."""
+    neurons = "all neurons" if panel.top is None else f"top {panel.top}"
+    if panel.maps is None:
+        which = f"all {layer_maps} maps" if panel.top is None else f"each of {layer_maps} maps"
+    else:
+        which = f"map {', '.join(map(str, panel.maps))}"
+    return f"({panel.letter}) {neurons} of {which}" + (", before" if panel.model == "before" else "")
+
+
+def projections(
+    figure: paper.Figure,
+    image: Tensor,
+    now: Deconvnet,
+    before: Deconvnet | None = None,
+    title: str = "",
+) -> tuple[plt.Figure, dict[str, Tensor]]:
+    """Figs. 4-8, 10-13, 15-17: the input (a) and each lettered panel, every panel on its own scale.
+
+    image: uint8 [1, 3, 227, 227]. Returns the figure and the projections [3, 227, 227] by letter.
+    """
+    layer_maps = now.trunk.layer(figure.layer).maps
+    fig, axes = _grid(len(figure.panels) + 1, 4, title)
+    axes[0].imshow(picture(image[0]))
+    axes[0].set_title("(a) input")
+    shown = {}
+    for ax, panel in zip(axes[1:], figure.panels, strict=False):
+        net = now if panel.model == "now" else before
+        shown[panel.letter] = net.reconstruct(image, figure.layer, maps=panel.maps, top=panel.top)[0]
+        ax.imshow(luminous(shown[panel.letter]))
+        ax.set_title(panel_title(panel, layer_maps))
+    return fig, shown
+
+
+def occlusion_pairs(
+    covered: Mapping[str, Tensor], net: Deconvnet, layer: str, top: int, title: str
+) -> tuple[plt.Figure, dict[str, Tensor]]:
+    """Figs. 19 and 20: covered face and projection, pair by pair, all projections on the scale of the first.
+
+    covered: uint8 [1, 3, 227, 227] by region. Returns the figure and the projections [3, 227, 227] by region.
+    """
+    shown = {region: net.reconstruct(image, layer, top=top)[0] for region, image in covered.items()}
+    peak = brightest(next(iter(shown.values())))
+    fig, axes = _grid(2 * len(covered), 4, title)
+    for i, (region, image) in enumerate(covered.items()):
+        axes[2 * i].imshow(picture(image[0]))
+        axes[2 * i].set_title(f"({'acegik'[i]}) {'nothing' if region == 'none' else region} covered")
+        axes[2 * i + 1].imshow(luminous(shown[region], peak))
+        axes[2 * i + 1].set_title(f"({'bdfhjl'[i]}) {layer}, top {top} of each map")
+    return fig, shown
+
+
+def filters(trunk, title: str) -> plt.Figure:
+    """conv1's filters as colour pictures, each on its own scale around grey."""
+    weight = trunk.transform.to_rgb(trunk.conv1.weight.detach())
+    weight = 0.5 + 0.5 * weight / weight.abs().amax((1, 2, 3), keepdim=True)
+    fig, axes = _grid(len(weight), 16, title)
+    for ax, w in zip(axes, weight, strict=False):
+        ax.imshow(w.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+    return fig
+
+
+def faces(images: Tensor, titles: Sequence[str], title: str, columns: int = 8) -> plt.Figure:
+    """Faces uint8 [N, 3, H, W], each with its title."""
+    fig, axes = _grid(len(images), columns, title)
+    for ax, image, text in zip(axes, images, titles, strict=False):
+        ax.imshow(picture(image))
+        ax.set_title(text, fontsize=7)
+    return fig
+
+
+def table2(faces, index: int) -> pd.DataFrame:
+    """Table 2: the 12 attributes of one face, 1 where present."""
+    return pd.DataFrame({"attribute": faces.classes, "value": faces.targets[index].tolist()})
+
+
+def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
+    """Loss on the training batches and accuracy on the validation images, over iterations."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6))
+    fig.suptitle(title)
+    for name, history in histories.items():
+        line = left.plot(history["iteration"], history["loss"], lw=1, label=name)[0]
+        checked = history["validation"]
+        right.plot(*zip(*checked, strict=True), "o-", ms=3, lw=1, color=line.get_color(), label=name)
+    left.set(xlabel="iteration", ylabel="loss on the batch", ylim=(0, None))
+    right.set(xlabel="iteration", ylabel="accuracy on validation", ylim=(0, 1))
+    right.legend(frameon=False)
+    return fig
+
+
+def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | None = None) -> plt.Figure:
+    """Accuracies with their 95 % intervals, one line each; paper's values as grey diamonds.
+
+    rows: (name, paper's value or None, {series: Accuracy}); chance: by name, what the majority class gives.
+    """
+    fig, ax = plt.subplots(figsize=(PAGE, 0.34 * len(rows) + 0.9))
+    ax.set_title(title, loc="left")
+    names = [row[0] for row in rows]
+    series = list(dict.fromkeys(s for row in rows for s in row[2]))
+    for k, s in enumerate(series):
+        at = [(i, row[2][s]) for i, row in enumerate(rows) if s in row[2]]
+        y = np.array([i for i, _ in at]) + 0.22 * (k - (len(series) - 1) / 2)
+        x = np.array([a.value for _, a in at])
+        reach = np.array([[a.value - a.low, a.high - a.value] for _, a in at]).T
+        label = {"random": "images at random", "people": "people kept apart"}.get(s, s)
+        ax.errorbar(x, y, xerr=reach, fmt="o", ms=4, lw=1.2, capsize=2, color=COLOURS.get(s), label=label)
+    quoted = [(i, row[1]) for i, row in enumerate(rows) if row[1] is not None]
+    if quoted:
+        ax.plot([v for _, v in quoted], [i for i, _ in quoted], "D", ms=4, color=COLOURS["paper"], label="paper")
+    if chance:
+        y, x = zip(*[(i, chance[n]) for i, n in enumerate(names) if n in chance], strict=True)
+        ax.plot(x, y, "|", ms=11, mew=2, color=COLOURS["chance"], label="always the majority")
+    ax.set_yticks(range(len(rows)), names)
+    ax.set(xlabel="accuracy, with 95 % Wilson interval", xlim=(0, 1.02))
+    ax.grid(axis="x", lw=0.4)
+    ax.invert_yaxis()
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> plt.Figure:
+    """Confusion matrices of counts, rows the truth, shaded by the share of each row."""
+    fig, axes = plt.subplots(1, len(matrices), figsize=(PAGE, PAGE / len(matrices) + 0.5), squeeze=False)
+    fig.suptitle(title)
+    for ax, (name, counts) in zip(axes.flat, matrices.items(), strict=True):
+        ax.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for (i, j), n in np.ndenumerate(counts):
+            if n:
+                ax.text(j, i, n, ha="center", va="center", color="white" if n > counts[i].sum() / 2 else "black")
+        ax.set(title=name, xlabel="predicted", ylabel="true")
+        ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+        ax.set_yticks(range(len(classes)), classes)
+    return fig
