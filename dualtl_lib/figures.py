@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import paper, runs
 from .deconvnet import Deconvnet
+from .evaluation import Accuracy
 
 COLOURS = {
     "paper": "#8c8c8c",
@@ -164,9 +165,46 @@ def faces(images: Tensor, titles: Sequence[str], title: str, columns: int = 8) -
     return fig
 
 
-def table2(faces, index: int) -> pd.DataFrame:
-    """Table 2: the 12 attributes of one face, 1 where present."""
-    return pd.DataFrame({"attribute": faces.classes, "value": faces.targets[index].tolist()})
+def attributes(faces, index: int, title: str) -> plt.Figure:
+    """Table 2's sample: a face and, beside it, its attributes, those that are present in dark."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.4), width_ratios=(1, 2))
+    fig.suptitle(title)
+    left.imshow(picture(torch.as_tensor(faces.images[index])))
+    for ax in (left, right):
+        ax.axis("off")
+    for k, (name, value) in enumerate(zip(faces.classes, faces.targets[index].tolist(), strict=True)):
+        right.text(
+            0.5 * (k // 6),
+            0.9 - 0.16 * (k % 6),
+            f"{value}  {name.replace('_', ' ')}",
+            color="black" if value else "#9a9a9a",
+            fontsize=9,
+            transform=right.transAxes,
+        )
+    return fig
+
+
+def variants(trunk, image: Tensor, layers: Sequence[str], title: str) -> plt.Figure:
+    """The same neurons, the strongest of every map, through the four ways back; image uint8 [1, 3, 227, 227]."""
+    names = ("paper", "zeiler", "guided", "gradient")
+    fig, axes = _grid(len(names) * len(layers), len(layers), title)
+    for row, variant in enumerate(names):
+        net = Deconvnet(trunk, variant=variant)
+        for column, layer in enumerate(layers):
+            ax = axes[row * len(layers) + column]
+            ax.imshow(luminous(net.reconstruct(image, layer, top=1)[0]))
+            ax.set_title(f"{layer}, {variant}")
+    return fig
+
+
+def attribute_accuracies(table: pd.DataFrame, title: str) -> plt.Figure:
+    """The frame of tables.attributes, drawn with its intervals beside the majority."""
+    rows = [
+        (r.attribute.replace("_", " "), None, {"measured": Accuracy(r.accuracy, 0, r.n, r.low, r.high)})
+        for r in table.itertuples()
+    ]
+    chance = dict(zip([r[0] for r in rows], table.majority, strict=True))
+    return accuracies(rows, title, chance)
 
 
 def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
@@ -174,9 +212,8 @@ def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6))
     fig.suptitle(title)
     for name, history in histories.items():
-        line = left.plot(history["iteration"], history["loss"], lw=1, label=name)[0]
-        checked = history["validation"]
-        right.plot(*zip(*checked, strict=True), "o-", ms=3, lw=1, color=line.get_color(), label=name)
+        line = left.plot(history["loss"], lw=1, label=name)[0]
+        right.plot(history["validated"], history["validation"], "o-", ms=3, lw=1, color=line.get_color(), label=name)
     left.set(xlabel="iteration", ylabel="loss on the batch", ylim=(0, None))
     right.set(xlabel="iteration", ylabel="accuracy on validation", ylim=(0, 1))
     right.legend(frameon=False)

@@ -3,9 +3,15 @@
 Synthetic faces are written at the first call, under runs/data/, and shared by all runs of the same seed.
 """
 
-from . import caffenet, faces, runs, weights
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
+from .faces import splits
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 3000, 600, 123  # of the synthetic sets; CK+ has 123 subjects
+FOLDS = 10  # people kept apart; the notebooks train on the first fold
 MADE_BY = {  # which notebook trains which model
     "celeba": "03_first_transfer",
     "ckplus_fig14": "05_second_transfer",
@@ -47,3 +53,98 @@ def model(run: runs.Run, name: str) -> caffenet.AttributeNet | caffenet.Expressi
             f"and so does `make reproduce RUN={run.name.split(',')[0]}`"
         )
     return weights.load_model(path)
+
+
+def untrained(trunk: caffenet.Trunk) -> caffenet.Trunk:
+    """A trunk of the same structure with random weights, the same every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return caffenet.Trunk(trunk.layers, trunk.order, trunk.transform, name="random")
+
+
+def attribute_net(trunk: caffenet.Trunk, run: runs.Run, conv1: str = "frozen") -> caffenet.AttributeNet:
+    """The first transfer's model at its start (Fig. 9). conv1: "frozen" (section 4.1) or "trained" (4.2.1)."""
+    if conv1 not in ("frozen", "trained"):
+        raise ValueError(f"conv1 is 'frozen' or 'trained', not {conv1!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        net = caffenet.AttributeNet(trunk, paper.ATTRIBUTES)
+    return net.freeze("conv1") if conv1 == "frozen" else net
+
+
+def expression_net(trunk: caffenet.Trunk, data: faces.CKPlus, run: runs.Run, conv5: bool = True):
+    """The second transfer's model at its start: Fig. 14 with conv1 and conv2 frozen, or Fig. 18 (conv5=False) with
+    every layer frozen, where "only the two full connect layers need to be fine tuned" (section 4.3.4)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        net = caffenet.ExpressionNet(trunk, data.classes, conv5=conv5)
+    return net.freeze("conv1", "conv2") if conv5 else net.freeze(*(layer.name for layer in net.trunk.layers))
+
+
+def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe) -> dict[str, list]:
+    """Train a model of the run, or go on where it stopped, and write it where materials.model finds it."""
+    state = run.path / "training" / f"{name}.safetensors"
+    arguments = dict(seed=run.seed, validation=validation, checkpoint=state, cache_folder=run.path / "cache")
+    try:
+        history = training.fit(model, data, recipe, **arguments)
+    except training.OtherTraining as other:  # something above this training has changed since
+        print(f"training {name} anew: {other}")
+        state.unlink()
+        history = training.fit(model, data, recipe, **arguments)
+    weights.save_model(model, run.checkpoint(name), run=run.name, data=run.title)
+    return history
+
+
+def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
+    """The paper's protocol, images at random, and the first of ten folds with people kept apart."""
+    return {"random": splits.random(data, run.seed), "people": splits.people(data, folds=FOLDS, seed=run.seed)[0]}
+
+
+def truth(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict[str, Tensor]:
+    """The classes of the test images [N], by protocol."""
+    return {protocol: data.targets[split.test] for protocol, split in by_protocol.items()}
+
+
+def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.ExpressionNet:
+    """The trained model of Fig. 14 or 18 whose test images a protocol held back."""
+    return model(run, f"ckplus_fig{figure}" + ("_people" if protocol == "people" else ""))
+
+
+def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict) -> dict[str, dict[str, Tensor]]:
+    """What both models and the linear SVM say of the test images [N], by protocol and model."""
+    found = {}
+    for protocol, split in by_protocol.items():
+        test = data.subset(split.test)
+        found[protocol] = {
+            tables.FIG14: evaluation.predict(expression_model(run, protocol, 14), test),
+            tables.FIG18: evaluation.predict(expression_model(run, protocol, 18), test),
+            tables.SVM: evaluation.linear_svm(data.subset(split.train), test),
+        }
+    return found
+
+
+def occlusion_predictions(run: runs.Run, data, by_protocol: dict, value: int = 0) -> dict[str, dict[str, Tensor]]:
+    """What the model of Fig. 14 says of the covered test images [N], by protocol and region (Table 6)."""
+
+    def covering(region: str):
+        return None if region == "none" else lambda images: occlusion.cover(images, region, value)
+
+    return {
+        protocol: {
+            region: evaluation.predict(expression_model(run, protocol, 14), data.subset(split.test), covering(region))
+            for region in paper.TABLE6
+        }
+        for protocol, split in by_protocol.items()
+    }
+
+
+def inventory() -> pd.DataFrame:
+    """Every run in config/ and whether this machine has what it names."""
+    rows = []
+    for path in sorted((runs.HOME / "config").glob("*.yaml")):
+        run = runs.open_run(path.stem)
+        row = {"run": run.name, "data": run.title}
+        for what in ("weights", "celeba", "ckplus"):
+            row[what] = "here" if weights.present(getattr(run, what)) else "not here"
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -4,13 +4,19 @@ Section 5 names this gap: "it is indispensable to propose a quantitative model t
 objectively". Two numbers per projection, each compared with what chance would give.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import occlusion
+from .deconvnet import Deconvnet
+
+EDGES, ALONE, PARTS = "edges, all neurons", "edges, strongest", "mouth and eyes, strongest"
 
 
 def brightness(images: Tensor) -> Tensor:
@@ -50,12 +56,64 @@ def concentration(projections: Tensor, region: str = "mouth and eyes", layout: s
     return (share / inside.float().mean()).cpu().numpy()
 
 
-def summary(values: np.ndarray) -> str:
+def of_layer(net: Deconvnet, images: Tensor, layer: str) -> dict[str, np.ndarray]:
+    """The measures of a layer for uint8 images [N, 3, 227, 227]: of all neurons (panel b of the figures) and of the
+    strongest of every map (their last panel), each [N]."""
+    everything, strongest = net.reconstruct(images, layer), net.reconstruct(images, layer, top=1)
+    return {
+        EDGES: edge_agreement(everything, images),
+        ALONE: edge_agreement(strongest, images),
+        PARTS: concentration(strongest),
+    }
+
+
+def interval(values: np.ndarray) -> str:
     """Mean and 95 % interval (Student's t) of values [N], as text."""
     half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{values.mean():.2f} ± {half:.2f} (n={len(values)})"
+    return f"{values.mean():.2f} ± {half:.2f}"
 
 
-def paired(after: np.ndarray, before: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test that the same images [N] score alike after and before."""
-    return float(stats.wilcoxon(after, before).pvalue)
+def by_layer(nets: Mapping[str, Deconvnet], images: Tensor) -> pd.DataFrame:
+    """Mean measures of every layer of each network, and edges with their interval."""
+    rows = []
+    for name, net in nets.items():
+        for layer in net.trunk.layers:
+            found = of_layer(net, images, layer.name)
+            means = {key: float(values.mean()) for key, values in found.items()}
+            rows.append({"weights": name, "layer": layer.name, **means, "n": len(images), "±": interval(found[EDGES])})
+    return pd.DataFrame(rows)
+
+
+def change(now: Deconvnet, before: Deconvnet, images: Tensor, layers: Sequence[str]) -> pd.DataFrame:
+    """Measures after and before a training, and p of Wilcoxon's signed-rank test over the same images."""
+    rows = []
+    for layer in layers:
+        after, earlier = of_layer(now, images, layer), of_layer(before, images, layer)
+        row = {"layer": layer, "n": len(images)}
+        for key in (EDGES, PARTS):
+            same = np.array_equal(after[key], earlier[key])
+            p = 1.0 if same else float(stats.wilcoxon(after[key], earlier[key]).pvalue)
+            row |= {f"{key}, before": earlier[key].mean(), f"{key}, now": after[key].mean(), f"{key}, p": p}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def departures(trunk, images: Tensor) -> pd.DataFrame:
+    """How far the picture of all neurons moves when one choice of the paper's variant is made otherwise.
+
+    Relative difference of the projections, |other - paper| / |paper|, averaged over the images.
+    """
+    others = {
+        "bias not subtracted (eq. 9)": Deconvnet(trunk, variant="paper", bias=False),
+        "normalization by its gradient": Deconvnet(trunk, variant="paper", lrn="gradient"),
+        "shared winners added (eq. 8)": Deconvnet(trunk, variant="zeiler", bias=True),
+    }
+    rows = []
+    for layer in trunk.layers:
+        ours = Deconvnet(trunk).reconstruct(images, layer.name).flatten(1)
+        row = {"layer": layer.name}
+        for name, net in others.items():
+            theirs = net.reconstruct(images, layer.name).flatten(1)
+            row[name] = float(((theirs - ours).norm(dim=1) / ours.norm(dim=1)).mean())
+        rows.append(row)
+    return pd.DataFrame(rows)

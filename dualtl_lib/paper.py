@@ -150,6 +150,40 @@ FIGURES = {
     17: _bvlc(17, "conv5", (210, 193, 242, 235, 248)),  # conv5 has 256 maps: 100 is taken off the last three
 }
 
+
+def figure(number: int, maps: tuple[int, ...] | None = None, top: int = 1) -> Figure:
+    """A figure of projections with other maps than the paper's in its single panels, or another "top 1".
+
+    Raises ValueError when the number of maps is not that of the panels.
+    """
+    paper = FIGURES[number]
+    single = [panel.letter for panel in paper.panels if panel.maps]
+    if maps is not None and len(maps) != len(single):
+        raise ValueError(
+            f"Fig. {number} has {len(single)} panels of single maps ({', '.join(single)}), but maps={list(maps)}"
+        )
+    chosen = dict(zip(single, maps or [panel.maps[0] for panel in paper.panels if panel.maps], strict=True))
+
+    def changed(panel: Panel) -> Panel:
+        if panel.maps:
+            return panel._replace(maps=(chosen[panel.letter],))
+        return panel._replace(top=top) if panel.top == 1 else panel
+
+    return paper._replace(panels=tuple(map(changed, paper.panels)))
+
+
+CLAIMS = (  # what the paper says, where, and the notebook that looks
+    ("conv1 of the ImageNet network draws contours; deeper layers are ever more blurred", "4.1.2, Figs. 4-8", "02"),
+    ("trained on attributes, conv2 turns to eyes and mouth and draws clearer contours", "4.2.2, Fig. 10", "04"),
+    ("conv3 to conv5 still show insignificant features after the attributes", "4.2.2, Figs. 11-13", "04"),
+    ("trained on expressions, conv3 and conv4 show significant features, conv5 few", "4.3.3, Figs. 15-17", "06"),
+    ("99.0 % of expressions recognized, 98.0 % without conv5", "4.3.4, Table 5", "07"),
+    ("conv5 can be taken away at little cost", "4.3.4, Table 5", "07"),
+    ("transferring twice keeps a small data set from overfitting", "1", "05"),
+    ("covering cheeks and forehead hardly matters, covering the mouth matters most", "4.4, Table 6", "08"),
+    ("where a region is covered, the projection goes black", "4.4, Figs. 19-20", "08"),
+)
+
 # Figs. 19 and 20: pairs of covered face and projection, (a,b) to (k,l), in the text's order.
 OCCLUSION_PAIRS = ("none", "mouth", "left half mouth", "eyes", "mouth and eyes", "cheeks and forehead")
 FIG19 = dict(layer="conv1", top=10)

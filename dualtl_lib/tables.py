@@ -1,0 +1,139 @@
+"""The paper's tables with the measured values beside the printed ones, each as a data frame."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import pandas as pd
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import evaluation, paper
+
+PROTOCOLS = {"random": "images at random", "people": "people kept apart"}
+FIG14, FIG18, SVM = "Our model in Fig. 14", "Our model in Fig. 18", "linear SVM on pixels"
+Predictions = Mapping[str, Mapping[str, Tensor]]  # by protocol, then by model or by covered region
+
+
+def percent(value: float | None) -> str:
+    return "not given" if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def table2(faces, index: int, train) -> pd.DataFrame:
+    """Table 2: the attributes of one face, 1 where present, and how often each is present in training."""
+    present = train.targets.float().mean(0).tolist()
+    return pd.DataFrame(
+        {"attribute": faces.classes, "this face": faces.targets[index].tolist(), "share in training": present}
+    ).round(3)
+
+
+def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
+    """Tables 3 and 4: solver settings, one column per recipe."""
+    return pd.DataFrame({name: asdict(recipe) for name, recipe in by_name.items()}).rename_axis("setting").reset_index()
+
+
+def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
+    """Accuracy of each attribute [N, A] with its interval, beside always saying the training majority.
+
+    p: exact McNemar test that the two are equally good on the test images.
+    """
+    majority = (train.targets.float().mean(0) >= 0.5).long()
+    rows = []
+    for a, name in enumerate(test.classes):
+        truth, ours = test.targets[:, a], predicted[:, a]
+        found = evaluation.accuracy(ours, truth)
+        always = majority[a].expand_as(truth)
+        rows.append(
+            {
+                "attribute": name,
+                "accuracy": found.value,
+                "low": found.low,
+                "high": found.high,
+                "n": found.n,
+                "majority": evaluation.accuracy(always, truth).value,
+                "p": evaluation.compare(ours == truth, always == truth).p,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """What stands on both sides of each split (splits.overlap), one line per protocol."""
+    return pd.DataFrame([{"protocol": PROTOCOLS[name], **counts} for name, counts in by_protocol.items()])
+
+
+def starts(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
+    """Accuracy from each start, and whether it differs from the last one's (exact McNemar test)."""
+    *_, last = predicted
+    rows = []
+    for start, p in predicted.items():
+        against = "" if start == last else str(evaluation.compare(predicted[last] == truth, p == truth))
+        rows.append({"start": start, "accuracy": str(evaluation.accuracy(p, truth)), f"{last} against it": against})
+    return pd.DataFrame(rows)
+
+
+def _compared(names: Mapping[str, float | None], predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
+    """(name, the paper's value, {protocol: Accuracy}) of each model or region, for figures.accuracies."""
+    return [
+        (
+            name,
+            quoted,
+            {p: evaluation.accuracy(of[name], truth[p]) for p, of in predicted.items() if name in of},
+        )
+        for name, quoted in names.items()
+    ]
+
+
+def table5_rows(predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
+    """Table 5 and, last, the linear SVM."""
+    return _compared({**paper.TABLE5, SVM: None}, predicted, truth)
+
+
+def table6_rows(predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
+    """Table 6."""
+    return _compared(paper.TABLE6, predicted, truth)
+
+
+def frame(rows: list[tuple], first: str) -> pd.DataFrame:
+    """Rows of (name, the paper's value, {protocol: Accuracy}) as a table to read."""
+    return pd.DataFrame(
+        [
+            {first: name, "paper": percent(quoted), **{PROTOCOLS[p]: str(of[p]) if p in of else "" for p in PROTOCOLS}}
+            for name, quoted, of in rows
+        ]
+    )
+
+
+def results(rows: list[tuple], prefix: str, file: str) -> list[dict]:
+    """The measured rows as lines of the closing table."""
+    return [
+        {"item": f"{prefix}, {name}, {PROTOCOLS[p]}", "paper": percent(quoted), "measured": str(found), "file": file}
+        for name, quoted, of in rows
+        for p, found in of.items()
+    ]
+
+
+def similarity(by_layer: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
+    """Correlation of each covered face's projection with the uncovered one's, [3, H, W] by region, -1..1."""
+    regions = list(next(iter(by_layer.values())))
+
+    def correlation(a: Tensor, b: Tensor) -> float:
+        return float(F.cosine_similarity((a - a.mean()).flatten(), (b - b.mean()).flatten(), dim=0))
+
+    return pd.DataFrame(
+        [
+            {"covered": r, **{layer: correlation(shown[r], shown["none"]) for layer, shown in by_layer.items()}}
+            for r in regions
+        ]
+    ).round(3)
+
+
+def claims() -> pd.DataFrame:
+    """What the paper claims, where, and in which notebook it is checked."""
+    return pd.DataFrame(paper.CLAIMS, columns=["the paper's claim", "section", "notebook"])
+
+
+def order(found: Mapping[str, evaluation.Accuracy]) -> float:
+    """Spearman correlation between Table 6 and the accuracies measured by region: 1 for the same order."""
+    quoted, measured = zip(*[(paper.TABLE6[region], found[region].value) for region in paper.TABLE6], strict=True)
+    return float(stats.spearmanr(quoted, measured).statistic)
