@@ -98,6 +98,26 @@ def change(now: Deconvnet, before: Deconvnet, images: Tensor, layers: Sequence[s
     return pd.DataFrame(rows)
 
 
+def row(table: pd.DataFrame, weights: str, layer: str) -> str:
+    """One line of by_layer in words, for the closing table."""
+    found = table[(table.weights == weights) & (table.layer == layer)].iloc[0]
+    return f"edges {found['±']} (n={found.n}), eyes and mouth {found[PARTS]:.1f} x even"
+
+
+def change_row(table: pd.DataFrame, layer: str) -> str:
+    """One line of change in words, for the closing table."""
+    found = table[table.layer == layer].iloc[0]
+    return "; ".join(
+        f"{name} {found[f'{key}, before']:.2f} → {found[f'{key}, now']:.2f} (p={found[f'{key}, p']:.2g})"
+        for name, key in {"edges": EDGES, "eyes and mouth": PARTS}.items()
+    )
+
+
+def spread(faces, n: int) -> np.ndarray:
+    """Indices of n faces evenly over a data set, so that every class and many people are among them."""
+    return np.unique(np.linspace(0, len(faces) - 1, n).round().astype(int))
+
+
 def departures(trunk, images: Tensor) -> pd.DataFrame:
     """How far the picture of all neurons moves when one choice of the paper's variant is made otherwise.
 

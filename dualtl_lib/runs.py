@@ -34,7 +34,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run. Its settings are attributes; its folders exist."""
+    """An opened run: its settings, and where it keeps what it makes. Folders appear with their first file."""
 
     name: str
     title: str
@@ -93,10 +93,7 @@ def open_run(name: str, **changes) -> Run:
     if config["budget"] not in BUDGETS:
         raise ValueError(f"budget is one of {', '.join(BUDGETS)}, not {config['budget']!r}")
     config["name"] = ",".join([name, *(f"{k}={v}" for k, v in sorted(changed.items()))]).replace("/", "_")
-    run = Run(**config)
-    for folder in (run.path, run.figures, run.pictures):
-        folder.mkdir(parents=True, exist_ok=True)
-    return run
+    return Run(**config)
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame(paper.CLAIMS, columns=["the paper's claim", "section", "notebook"])
 
 
-def order(found: Mapping[str, evaluation.Accuracy]) -> float:
-    """Spearman correlation between Table 6 and the accuracies measured by region: 1 for the same order."""
-    quoted, measured = zip(*[(paper.TABLE6[region], found[region].value) for region in paper.TABLE6], strict=True)
+def order(rows: list[tuple], protocol: str) -> float:
+    """Spearman correlation between the paper's values and the measured ones under a protocol: 1 for the same order."""
+    quoted, measured = zip(*[(value, of[protocol].value) for _, value, of in rows], strict=True)
     return float(stats.spearmanr(quoted, measured).statistic)
