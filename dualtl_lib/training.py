@@ -30,6 +30,10 @@ class Diverged(RuntimeError):
     """The loss or the weights are no longer finite numbers."""
 
 
+class OtherTraining(ValueError):
+    """A checkpoint that belongs to another recipe, data set, seed or initial model."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Caffe's solver settings under Caffe's names (Tables 3 and 4), and the loss.
@@ -114,7 +118,7 @@ def fit(
         tenth of the whole).
     checkpoint: a file to keep the state in, written every `save_every` seconds and at the end. If it exists, training
         goes on from there, and a finished one returns at once with the model's weights loaded. One of another
-        recipe, data set, seed or initial model is refused with a ValueError.
+        recipe, data set, seed or initial model is refused with OtherTraining, a ValueError.
     cache: the most bytes that the frozen layers' outputs may take; cache_folder: on disk there instead of in memory.
 
     Returns the history: "loss" and "rate" of each iteration; "validation" accuracies and the number of iterations
@@ -239,7 +243,7 @@ class Checkpoint:
             metadata = f.metadata() or {}
         for what, mine in self.origin.items():
             if metadata.get(what) != mine:
-                raise ValueError(
+                raise OtherTraining(
                     f"{self.path} is of another training: its {what} is {metadata.get(what)}, this one's is {mine}. "
                     "Delete the file to start anew, or name another"
                 )
