@@ -81,6 +81,12 @@ def expression_net(trunk: caffenet.Trunk, data: faces.CKPlus, run: runs.Run, con
     return net.freeze("conv1", "conv2") if conv5 else net.freeze(*(layer.name for layer in net.trunk.layers))
 
 
+def recipe(run: runs.Run, step: str) -> training.Recipe:
+    """The solver's settings of a step, "celeba" (Table 3) or "ckplus" (Table 4), in the run's budget."""
+    as_printed = {"celeba": training.CELEBA, "ckplus": training.CKPLUS}[step]
+    return as_printed if run.budget == "paper" else as_printed.quick()
+
+
 def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe) -> dict[str, list]:
     """Train a model of the run, or go on where it stopped, and write it where materials.model finds it."""
     state = run.path / "training" / f"{name}.safetensors"

@@ -4,6 +4,7 @@ Everything drawn at iteration t (the batch, the dropout) follows from (seed, t) 
 a random number generator, and a training that was killed and resumed ends with the same bits as one that was not.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -267,3 +268,15 @@ def fingerprint(model: nn.Module) -> str:
     return runs.fingerprint(
         *(a.encode() for a in about), *(p.detach().cpu().numpy().tobytes() for p in model.parameters())
     )
+
+
+def moved(model: nn.Module, train, recipe: Recipe, iterations: int = 3) -> dict[str, bool]:
+    """Which layers a few iterations on a copy of the model change, by name: frozen ones must not move."""
+    trained = copy.deepcopy(model)
+    fit(trained, train, dataclasses.replace(recipe, batch=min(recipe.batch, len(train)), max_iter=iterations))
+    before, after = dict(model.named_parameters()), dict(trained.named_parameters())
+    changed = {}
+    for name in before:
+        layer = name.removeprefix("trunk.").split(".")[0].split("_")[0]
+        changed[layer] = changed.get(layer, False) or not torch.equal(before[name], after[name])
+    return changed
