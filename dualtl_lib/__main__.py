@@ -1,0 +1,117 @@
+"""python -m dualtl_lib: what is useful without a notebook. `python -m dualtl_lib --help` lists it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import runs
+
+
+def _data(args: argparse.Namespace) -> None:
+    from .faces import synthetic
+
+    if args.kind == "synthetic-celeba":
+        synthetic.write_celeba(args.root, people=args.people, images=args.images, seed=args.seed)
+    else:
+        synthetic.write_ckplus(args.root, subjects=args.people, seed=args.seed)
+    print(f"{args.kind}, seed {args.seed}: written to {args.root}")
+
+
+def _weights(args: argparse.Namespace) -> None:
+    from . import weights
+
+    if args.action == "list":
+        for name, source in weights.SOURCES.items():
+            print(f"{name:20} {weights.where(name):16} {source.order:10} {source.licence:13} {source.title}")
+    elif args.action == "check":
+        for key, value in weights.describe(args.path).items():
+            print(f"{key:8} {value}")
+    else:
+        print(weights.fetch(args.name, args.url))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from . import caffenet, faces, materials, paper, training, weights
+
+    run = runs.open_run(args.run, seed=args.seed)
+    if args.model == "celeba":
+        data, recipe = materials.celeba(run), training.CELEBA
+        model = caffenet.AttributeNet(materials.trunk(run), paper.ATTRIBUTES).freeze("conv1")
+    else:
+        everything, recipe = materials.ckplus(run), training.CKPLUS
+        split = faces.splits.people if args.model.endswith("people") else faces.splits.random
+        data = everything.subset(split(everything, seed=run.seed)[0].train)
+        trunk = materials.model(run, "celeba").trunk
+        model = caffenet.ExpressionNet(trunk, data.classes, conv5="fig14" in args.model).freeze("conv1", "conv2")
+        if "fig18" in args.model:
+            model.freeze("conv3", "conv4")
+    recipe = recipe.quick() if run.budget == "quick" else recipe
+    path = run.checkpoint(args.model)
+    training.fit(model, data, recipe, seed=run.seed, checkpoint=path.with_suffix(".partial.safetensors"))
+    print(weights.save_model(model, path, run=run.name, data=run.title, seed=run.seed))
+
+
+def _summary(args: argparse.Namespace) -> None:
+    from . import summary
+
+    print(summary.text(runs.open_run(args.run)))
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from . import pretraining
+
+    pretraining.main(args.rest)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m dualtl_lib", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    data = commands.add_parser("data", help="write synthetic faces in CelebA's or CK+'s layout")
+    data.add_argument("kind", choices=("synthetic-celeba", "synthetic-ckplus"))
+    data.add_argument("--root", type=Path, required=True, help="the folder to write to")
+    data.add_argument("--people", type=int, default=123, help="how many people")
+    data.add_argument("--images", type=int, default=1000, help="how many images (synthetic-celeba)")
+    data.add_argument("--seed", type=int, default=0)
+    data.set_defaults(call=_data)
+
+    weights = commands.add_parser("weights", help="trained trunks: what is known, what a file is, fetching")
+    actions = weights.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="the table of sources, and which are here")
+    check = actions.add_parser("check", help="read a file and say what it is")
+    check.add_argument("path", help=".caffemodel, .onnx, .safetensors or .pth")
+    fetch = actions.add_parser("fetch", help="download, check and keep in the cache")
+    fetch.add_argument("name", help="a name of the list")
+    fetch.add_argument("--url", help="another place to take the same file from")
+    weights.set_defaults(call=_weights)
+
+    train = commands.add_parser("train", help="train one model of a run without its notebook")
+    train.add_argument("run", help="a name in config/")
+    train.add_argument("model", choices=("celeba", *(f"ckplus_fig{n}{p}" for n in (14, 18) for p in ("", "_people"))))
+    train.add_argument("--seed", type=int)
+    train.set_defaults(call=_train)
+
+    pretrain = commands.add_parser("pretrain", help="remake the embedded trunk", add_help=False)
+    pretrain.add_argument("rest", nargs=argparse.REMAINDER)
+    pretrain.set_defaults(call=_pretrain)
+
+    summary = commands.add_parser("summary", help="a run's closing table")
+    summary.add_argument("run", help="a name in config/")
+    summary.set_defaults(call=_summary)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; an error that says what is wrong ends it with that sentence and status 1."""
+    args = parser().parse_args(arguments)
+    try:
+        args.call(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

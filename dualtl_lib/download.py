@@ -1,0 +1,106 @@
+"""Downloading one file: with a bar, resumed after a cut, checked, and there whole or not at all."""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+CHUNK = 1 << 18  # bytes
+ATTEMPTS = 5  # connections in a row that bring nothing new before giving up
+TIMEOUT = 30  # seconds without a byte
+
+
+def checksum_of(path: Path, algorithm: str) -> str:
+    """The hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def verify(path: Path, checksum: str) -> None:
+    """Compare a file with "sha1:…" or "sha256:…"; a shorter digest compares its first digits, as PyTorch's hub does.
+
+    Raises ValueError saying both.
+    """
+    algorithm, expected = checksum.split(":")
+    found = checksum_of(path, algorithm)
+    if not found.startswith(expected):
+        raise ValueError(f"{path}: expected {algorithm} {expected}, found {found}; remove it and fetch it again")
+
+
+def _receive(url: str, part: Path, size: int | None, bar: tqdm) -> bool:
+    """One connection: append what is missing to `part`. True when the server has sent everything."""
+    have = part.stat().st_size
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing lies beyond what we have, so the checksum decides
+            return True
+        raise
+    with response, open(part, "r+b") as file:
+        start = have if response.status == 206 else 0  # 200: the server does not resume, so start again
+        file.truncate(start)
+        file.seek(start)
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else size
+        bar.reset(total)
+        bar.update(start)
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+        return total is None or file.tell() >= total
+
+
+def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Path:
+    """Download url to target, unless a file with that checksum is already there; returns target.
+
+    What arrives is kept in `.<name>.part` beside the target until it is whole, so that the next call goes on where
+    this one was cut. A wrong checksum removes it. Raises ConnectionError when the server cannot be reached or keeps
+    hanging up, ValueError for a wrong checksum, OSError for a disk that is full or cannot be written.
+    """
+    target = Path(target)
+    if target.exists():
+        verify(target, checksum)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if size and (free := shutil.disk_usage(target.parent).free) < size:
+        raise OSError(f"{target.parent}: {size:,} bytes are needed, {free:,} are free")
+    part = target.with_name(f".{target.name}.part")
+    with open(part, "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"{part}: another process is fetching this file; wait for it") from error
+        _complete(url, part, size)
+        try:
+            verify(part, checksum)
+        except ValueError as error:
+            part.unlink()
+            raise ValueError(f"{url}: {str(error).split(': ', 1)[1]}") from error
+        os.replace(part, target)
+    return target
+
+
+def _complete(url: str, part: Path, size: int | None) -> None:
+    """Connect until `part` is complete, or until several connections in a row have brought nothing new."""
+    failures, reason = 0, "the connection was cut"
+    with tqdm(total=size, unit="B", unit_scale=True, desc=part.name[1:-5]) as bar:
+        while failures < ATTEMPTS:
+            before = part.stat().st_size
+            try:
+                if _receive(url, part, size, bar):
+                    return
+            except urllib.error.HTTPError as error:
+                raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}") from error
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                reason = str(error)
+            failures = 0 if part.stat().st_size > before else failures + 1
+    raise ConnectionError(
+        f"{url}: {reason}; {part.stat().st_size:,} bytes are kept in {part}, and fetching again goes on from there"
+    )
