@@ -77,24 +77,99 @@ class Preprocessing(NamedTuple):
 class LocalResponseNorm(nn.Module):
     """x / (1 + alpha / size * sum of x^2 over `size` neighbouring maps)^beta, as Caffe's LRN layer.
 
-    Written as shifted slices, which is faster than nn.LocalResponseNorm and equal to it to rounding.
+    Equal to nn.LocalResponseNorm to rounding. Sums of shifted slices, and a gradient written out, make it four times
+    as fast on a CPU.
     """
 
     size, alpha, beta = 5, 1e-4, 0.75
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return x * self.factor(x)
+        return _Normalize.apply(x, self.alpha / self.size)
 
     def factor(self, x: Tensor) -> Tensor:
         """What each neuron of x [N, C, H, W] is multiplied by, (…)^-beta, in (0, 1]."""
-        half, maps = self.size // 2, x.shape[1]
-        padded = F.pad(x.square(), (0, 0, 0, 0, half, half))
-        total = padded[:, :maps].clone()
-        for shift in range(1, self.size):
-            total += padded[:, shift : shift + maps]
-        root = (1 + self.alpha / self.size * total).rsqrt()  # ^-1/2, so that ^-3/4 is root * sqrt(root)
-        return root * root.sqrt()
+        return _power(_root(x, self.alpha / self.size))
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    """The sum over each map and the two on either side of it (LocalResponseNorm.size)."""
+    maps = x.shape[1]
+    padded = F.pad(x, (0, 0, 0, 0, 2, 2))
+    pairs = padded[:, :-1] + padded[:, 1:]
+    return pairs[:, :maps] + pairs[:, 2 : maps + 2] + padded[:, 4:]
+
+
+def _root(x: Tensor, scale: float) -> Tensor:
+    """(1 + scale * sum of squares)^-1/2."""
+    return (1 + scale * _neighbours(x.square())).rsqrt()
+
+
+def _power(root: Tensor) -> Tensor:
+    """(…)^-3/4 of (…)^-1/2: LocalResponseNorm.beta."""
+    return root * root.sqrt()
+
+
+class _Normalize(torch.autograd.Function):
+    """y = x s^-b with s = 1 + c sum x^2, so dL/dx = g s^-b - 2 b c x sum(g x s^-b / s), the sums over neighbours."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        root = _root(x, scale)
+        ctx.save_for_backward(x, root)
+        ctx.scale = scale
+        return _power(root).mul_(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        x, root = ctx.saved_tensors
+        straight = _power(root).mul_(gradient)
+        across = _neighbours(root.square().mul_(straight).mul_(x))
+        return straight.addcmul_(x, across, value=-2 * LocalResponseNorm.beta * ctx.scale), None
+
+
+class MaxPool(nn.MaxPool2d):
+    """nn.MaxPool2d(3, 2, ceil_mode=True): Caffe rounds up. The same numbers to the bit, faster on a CPU.
+
+    PyTorch's own is slow on NCHW tensors there. Without a gradient, a maximum over columns of a maximum over rows
+    does; with one, the winners are found in channels-last order and the gradient goes back by PyTorch's own.
+    """
+
+    def __init__(self):
+        super().__init__(POOL_KERNEL, POOL_STRIDE, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H / 2, W / 2], (H - 3) / 2 + 1 rounded up."""
+        if x.device.type != "cpu" or x.ndim != 4:
+            return super().forward(x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Pool.apply(x)
+        height, width = x.shape[2:]
+        if height % 2 == 0 or width % 2 == 0:  # the last window hangs over
+            x = F.pad(x, (0, 1 - width % 2, 0, 1 - height % 2), value=-torch.inf)
+        rows = torch.maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]).maximum(x[:, :, 2::2])
+        return torch.maximum(rows[..., :-2:2], rows[..., 1:-1:2]).maximum(rows[..., 2::2])
+
+
+class _Pool(torch.autograd.Function):
+    """MaxPool with its winners."""
+
+    window = [POOL_KERNEL] * 2, [POOL_STRIDE] * 2, [0, 0], [1, 1], True
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        last = x.contiguous(memory_format=torch.channels_last)
+        found, winners = torch.ops.aten.max_pool2d_with_indices(last, *_Pool.window)
+        ctx.save_for_backward(x, winners.contiguous())
+        return found.contiguous()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        x, winners = ctx.saved_tensors
+        back = torch.ops.aten.max_pool2d_with_indices_backward
+        return back(gradient.contiguous(), x.contiguous(), *_Pool.window, winners)
 
 
 class Trunk(nn.Module):
@@ -127,7 +202,7 @@ class Trunk(nn.Module):
             self.add_module(layer.name, conv)
             maps = layer.maps
         self.relu = nn.ReLU()
-        self.pool = nn.MaxPool2d(POOL_KERNEL, POOL_STRIDE, ceil_mode=True)  # Caffe rounds up
+        self.pool = MaxPool()
         self.norm = LocalResponseNorm()
 
     def layer(self, name: str) -> Layer:
