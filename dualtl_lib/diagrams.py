@@ -5,7 +5,7 @@ convolutions, what trains from the parameters. Lengths are in inches. The same c
 everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch, Polygon, Rectangle
 from torch import nn
@@ -108,9 +109,8 @@ def table1(trunk: Trunk) -> pd.DataFrame:
         rows.append(row)
     columns = ["layer", "output", "kernel", "stride", "pad", "groups", "parameters"]
     columns += ["paper's kernel", "paper's stride", "paper's pad", "difference"]
-    frame = pd.DataFrame(rows)[columns]
-    whole = ["stride", "pad", "groups", "paper's stride", "paper's pad"]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
+    frame = pd.DataFrame(rows, dtype=object)[columns]
+    return frame.where(frame.notna(), "")  # an input has no stride, a pooling no groups
 
 
 def _differences(row: dict, step: Step) -> list[str]:
@@ -131,11 +131,38 @@ def _differences(row: dict, step: Step) -> list[str]:
     return found
 
 
+def sizes(models: Mapping[str, AttributeNet | ExpressionNet]) -> pd.DataFrame:
+    """What each model keeps and trains: its frozen layers, heads, and numbers of parameters."""
+    rows = []
+    for name, model in models.items():
+        counts = {True: 0, False: 0}
+        for p in model.parameters():
+            counts[p.requires_grad] += p.numel()
+        rows.append(
+            {
+                "model": name,
+                "frozen": ", ".join(model.frozen()),
+                "features": model.features,
+                "heads": _heads(model),
+                "parameters trained": counts[True],
+                "parameters frozen": counts[False],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def drawn(fig: plt.Figure) -> dict[str, str]:
+    """What a drawing shows, in words and read from its shapes: {"conv1": "convolution, transferred and frozen", …}."""
+    shapes = [patch for patch in fig.axes[0].patches if patch.get_gid()]
+    return {patch.get_gid(): MEANING[to_hex(patch.get_facecolor())] for patch in shapes}
+
+
 # --- Drawing: a canvas in inches, boxes, arrows, labels
 
 
 def _canvas(width: float, height: float, title: str) -> tuple[plt.Figure, Axes]:
-    fig = plt.figure(figsize=(width, height), layout="none")
+    # Not layout="none": after a save with a tight box, matplotlib takes that for the default, which may be another.
+    fig = plt.figure(figsize=(width, height), layout=PlaceHolderLayoutEngine(True, True))
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(0, height))
     ax.axis("off")
@@ -308,10 +335,10 @@ def attribute_model(model: AttributeNet) -> plt.Figure:
     for k, name in enumerate(model.classes):
         y = height - 0.12 - (k + 0.5) * pitch
         ax.plot((start[0], left), (start[1], y), color=INK, lw=0.5)
-        _box(ax, left, y - 0.08, 0.5, 0.16, HEAD, f"{hidden}", gid=f"head{k + 1}")
+        _box(ax, left, y - 0.08, 0.5, 0.16, HEAD, f"{hidden}", gid=f"fc1:{name}")
         _arrow(ax, (left + 0.5, y), (left + 0.68, y), mutation_scale=6)
         for j in range(outputs):
-            _box(ax, left + 0.68 + 0.13 * j, y - 0.065, 0.13, 0.13, HEAD)
+            _box(ax, left + 0.68 + 0.13 * j, y - 0.065, 0.13, 0.13, HEAD, gid=f"fc2:{name}:{j}")
         _text(ax, left + 0.76 + 0.13 * outputs, y, name, ha="left")
     _legend(ax, _fills(model), 0.2)
     return fig
@@ -334,7 +361,7 @@ def expression_model(model: ExpressionNet) -> plt.Figure:
     _box(ax, left, middle - 0.8, 0.16, 1.6, HEAD, gid="fc1")
     for k, name in enumerate(model.classes):
         y = middle + pitch * (classes / 2 - k - 0.5)
-        _box(ax, left + 0.62, y - pitch / 2, 0.16, pitch, HEAD, gid="fc2")
+        _box(ax, left + 0.62, y - pitch / 2, 0.16, pitch, HEAD, gid=f"fc2:{name}")
         _text(ax, left + 0.86, y, name, ha="left")
     _text(ax, left + 0.08, middle - 0.92, "fc1", weight="bold")
     _text(ax, left + 0.08, middle - 1.09, f"{hidden}")
@@ -382,11 +409,12 @@ def pipeline(trunk: Trunk, first: AttributeNet, second: ExpressionNet, trimmed: 
                 ax.add_patch(Rectangle((x, y), wide, row, facecolor="none", edgecolor="#999999", ls="--", lw=0.7))
                 _text(ax, x + wide / 2, y + row / 2, f"{name} left out", color="#777777")
                 continue
-            _box(ax, x, y, wide, row, fills[name], name, gid=f"{k}:{name}")
+            _box(ax, x, y, wide, row, fills[name], name, gid=f"{title}: {name}")
             if k:
                 _transfer(ax, x - gap, x, y + row / 2, kept=fills[name] == FROZEN)
         y = top - 0.42 * (len(names) + 1)
-        _box(ax, x, y, wide, row, PLAIN if model is trunk else HEAD, _heads(model))
+        new = not isinstance(model, Trunk)
+        _box(ax, x, y, wide, row, HEAD if new else PLAIN, _heads(model), gid=f"{title}: heads" if new else "")
         _box(ax, x, 0.72, wide, 0.5, PLAIN, verdicts[k])
         _arrow(ax, (x + wide / 2, y - 0.2), (x + wide / 2, 1.22))
         if k + 1 < len(columns):
