@@ -115,8 +115,8 @@ def linear_svm(train, test, size: int = 48, components: int = 150, seed: int = 0
 
     A floor for any network: where it scores high, the split is easy. Targets must be one class per image.
     """
-    pixels_ = grey(train, size)
-    components = min(components, *pixels_.shape)
-    classifier = make_pipeline(PCA(components, whiten=True, random_state=seed), LinearSVC(random_state=seed))
-    classifier.fit(pixels_, np.asarray(train.targets))
+    rows = grey(train, size)
+    components = min(components, *rows.shape)
+    classifier = make_pipeline(PCA(components, random_state=seed), LinearSVC(random_state=seed))
+    classifier.fit(rows, np.asarray(train.targets))
     return torch.from_numpy(classifier.predict(grey(test, size)).astype(np.int64))

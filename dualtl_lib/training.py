@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from dualtl_lib import paper, runs
 from dualtl_lib.prefix import LIMIT, Prefix, content
-from dualtl_lib.solver import CaffeSGD
+from dualtl_lib.solver import CaffeSGD, Moved
 
 
 class Diverged(RuntimeError):
@@ -171,8 +171,8 @@ def fit(
         solver.zero_grad()
         loss.backward()
         if fabric:
-            for p in solver.parameters():
-                p.grad = fabric.all_reduce(p.grad, reduce_op="mean")
+            for moved in solver.moved:
+                moved.weights.grad = fabric.all_reduce(moved.weights.grad, reduce_op="mean")
         solver.rate = recipe.rate(t)
         solver.step()
         history["loss"].append(value)
@@ -202,12 +202,13 @@ def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, floa
     plateau (decay included), moves a weight by no more than G / (1 - m) times the sum of the rates to come, a geometric
     series over the plateaus. The bound holds as long as gradients do not grow beyond G.
     """
-    to_come = sum(recipe.rate(t) for t in range(iteration, recipe.max_iter))
-    m = recipe.momentum
-    return {
-        name: ((m * v.abs().max() + mult * to_come * solver.largest[name]) / (1 - m) / p.square().mean().sqrt()).item()
-        for name, p, v, mult in solver.named()
-    }
+    to_come, momentum = sum(recipe.rate(t) for t in range(iteration, recipe.max_iter)), recipe.momentum
+
+    def bound(m: Moved) -> float:
+        way = (momentum * m.speed.abs().max() + m.lr_mult * to_come * solver.largest[m.name]) / (1 - momentum)
+        return (way / m.weights.square().mean().sqrt()).item()
+
+    return {m.name: bound(m) for m in solver.moved}
 
 
 @functools.cache
@@ -328,7 +329,7 @@ class Checkpoint:
             return
         tensors = {k: v.cpu().contiguous() for k, v in self.model.state_dict().items()}
         if not finished:
-            tensors |= {f"momentum.{name}": v.cpu().contiguous() for name, _, v, _ in self.solver.named()}
+            tensors |= {f"momentum.{m.name}": m.speed.cpu() for m in self.solver.moved}
         metadata = {
             "kind": "state of a training",
             **self.origin,
@@ -365,8 +366,8 @@ class Checkpoint:
         momenta = {k: tensors.pop(k) for k in list(tensors) if k.startswith("momentum.")}
         self.model.load_state_dict(tensors)
         if momenta:
-            for name, _, buffer, _ in self.solver.named():
-                buffer.copy_(momenta[f"momentum.{name}"])
+            for m in self.solver.moved:
+                m.speed.copy_(momenta[f"momentum.{m.name}"])
         self.solver.largest.update(json.loads(metadata["largest"]))
         history.update(json.loads(metadata["history"]))
         self.saved = int(metadata["iteration"])

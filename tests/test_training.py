@@ -1,0 +1,522 @@
+"""Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, prefix.py."""
+
+import dataclasses
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from dualtl_lib import caffenet, paper, prefix, training
+from dualtl_lib.caffenet import Layer
+from dualtl_lib.solver import CaffeSGD
+
+TINY = (
+    Layer("conv1", 4, 11, stride=4, pool=True, norm=True),
+    Layer("conv2", 8, 5, padding=2, groups=2, pool=True, norm=True),
+    Layer("conv3", 8, 3, padding=1),
+    Layer("conv4", 8, 3, padding=1, groups=2),
+    Layer("conv5", 8, 3, padding=1, groups=2, pool=True),
+)
+SHORT = training.Recipe(
+    base_lr=1e-3, batch=4, gamma=0.1, stepsize=8, max_iter=20, momentum=0.9, weight_decay=5e-4, loss="hinge"
+)
+
+
+class Patterns:
+    """Noise pictures, each class of its own brightness; as much of faces.Faces as training asks for."""
+
+    def __init__(self, images=12, classes=3, seed=0, attributes=None):
+        draw = np.random.default_rng(seed)
+        shape = (images,) if attributes is None else (images, attributes)
+        self.targets = torch.from_numpy(draw.integers(0, classes, shape))
+        self.images = draw.integers(0, 100, (images, 3, 227, 227), dtype=np.uint8)
+        self.images += (self.targets.numpy().reshape(images, -1)[:, 0, None, None, None] * 60).astype(np.uint8)
+        self.classes = tuple(f"class {i}" for i in range(classes))
+
+    def __len__(self):
+        return len(self.targets)
+
+
+def expression_net(classes=3, seed=0, frozen=("conv1", "conv2"), **kwargs):
+    torch.manual_seed(seed)
+    net = caffenet.ExpressionNet(caffenet.Trunk(TINY), [f"class {i}" for i in range(classes)], **kwargs)
+    for p in net.trunk.parameters():
+        nn.init.normal_(p, std=0.1)
+    return net.freeze(*frozen)
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- recipes, losses, batches
+
+
+def test_recipes_are_the_papers_tables():
+    for recipe, table in ((training.CELEBA, paper.TABLE3), (training.CKPLUS, paper.TABLE4)):
+        assert dataclasses.asdict(recipe) == {**table, "loss": "hinge"}
+        assert [recipe.rate(t) for t in (0, 999, 1000, 2000)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
+
+
+def test_quick_drops_the_rate_as_often_as_it_learns():
+    for recipe in (training.CELEBA, training.CKPLUS):
+        quick = recipe.quick()
+        assert quick.max_iter < 400
+        assert quick.rate(quick.max_iter - 1) < quick.base_lr
+        assert (quick.momentum, quick.weight_decay, quick.loss, quick.gamma) == (
+            recipe.momentum,
+            recipe.weight_decay,
+            recipe.loss,
+            recipe.gamma,
+        )
+
+
+def test_a_recipe_with_impossible_settings_is_refused():
+    with pytest.raises(ValueError, match="hinge, cross-entropy"):
+        dataclasses.replace(SHORT, loss="squared")
+    with pytest.raises(ValueError, match="at least 1"):
+        dataclasses.replace(SHORT, batch=0)
+
+
+def test_hinge_is_caffes():
+    draw = np.random.default_rng(0)
+    logits, targets = draw.normal(size=(6, 5)), draw.integers(0, 5, 6)
+    expected = 0.0
+    for scores, label in zip(logits, targets, strict=True):  # HingeLossLayer, L1
+        for k, score in enumerate(scores):
+            expected += max(0.0, 1 + (-score if k == label else score))
+    found = training.hinge(torch.from_numpy(logits), torch.from_numpy(targets))
+    assert found.item() == pytest.approx(expected / 6)
+
+
+@pytest.mark.parametrize("loss", training.LOSSES.values())
+def test_the_loss_of_many_heads_is_the_sum_of_theirs(loss):
+    draw = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(7, 12, 2, generator=draw), torch.randint(0, 2, (7, 12), generator=draw)
+    heads = sum(loss(logits[:, a], targets[:, a]) for a in range(12))
+    torch.testing.assert_close(loss(logits, targets), heads)
+
+
+def test_every_image_comes_once_an_epoch():
+    drawn = np.concatenate([training.batch_indices(t, 4, 10, seed=3) for t in range(10)])
+    for epoch in drawn.reshape(4, 10):
+        assert sorted(epoch) == list(range(10))
+    assert not np.array_equal(drawn[:10], drawn[10:20])
+    assert not np.array_equal(drawn[:10], training.batch_indices(0, 10, 10, seed=4))
+    assert len(training.batch_indices(1, 25, 10, seed=0)) == 25  # a batch larger than the data set
+
+
+# --- solver
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_solver_follows_caffes_rule_over_two_drops(dtype, tolerance):
+    recipe = dataclasses.replace(SHORT, base_lr=0.01, stepsize=1000, max_iter=2500, weight_decay=5e-3)
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 10, generator=draw, dtype=torch.float64)
+    y = torch.randint(0, 3, (64,), generator=draw)
+    layer = nn.Linear(10, 3, dtype=torch.float64)
+    w, b = layer.weight.detach().clone(), layer.bias.detach().clone()
+    layer.to(dtype)
+    solver = CaffeSGD(layer.named_parameters(), recipe.momentum, recipe.weight_decay)
+    speed_w, speed_b = torch.zeros_like(w), torch.zeros_like(b)
+    outside_w, outside_b, rate_outside = w.clone(), b.clone(), [torch.zeros_like(w), torch.zeros_like(b)]
+
+    def gradient(weight, bias, part):
+        error = (x[part] @ weight.T + bias).softmax(1) - F.one_hot(y[part], 3)
+        return error.T @ x[part] / len(part), error.mean(0)
+
+    for t in range(recipe.max_iter):
+        part, rate = training.batch_indices(t, 16, 64, seed=0), 0.01 * 0.1 ** (t // 1000)
+        solver.rate = recipe.rate(t)
+        solver.zero_grad()
+        F.cross_entropy(layer(x[part].to(dtype)), y[part]).backward()
+        solver.step()
+        gw, gb = gradient(w, b, part)
+        speed_w = 0.9 * speed_w + rate * (gw + 5e-3 * w)
+        speed_b = 0.9 * speed_b + 2 * rate * gb
+        w, b = w - speed_w, b - speed_b
+        gw, gb = gradient(outside_w, outside_b, part)  # the rate outside the buffer, as torch.optim.SGD has it
+        rate_outside = [0.9 * rate_outside[0] + gw + 5e-3 * outside_w, 0.9 * rate_outside[1] + gb]
+        outside_w, outside_b = outside_w - rate * rate_outside[0], outside_b - 2 * rate * rate_outside[1]
+    difference = max((layer.weight - w).abs().max(), (layer.bias - b).abs().max()).item()
+    assert difference < tolerance
+    assert (w - outside_w).abs().max() > 3 * tolerance  # so this test would notice the other rule
+
+
+def test_solver_leaves_out_what_is_frozen():
+    net = expression_net()
+    moved = {m.name for m in CaffeSGD(net.named_parameters(), 0.9, 5e-4).moved}
+    expected = {f"trunk.conv{i}.{p}" for i in (3, 4, 5) for p in ("weight", "bias")}
+    assert moved == expected | {f"fc{i}.{p}" for i in (1, 2) for p in ("weight", "bias")}
+
+
+def test_attribute_heads_have_biases_too():
+    net = caffenet.AttributeNet(caffenet.Trunk(TINY), "ab")
+    doubled = {m.name for m in CaffeSGD(net.named_parameters(), 0.9, 5e-4).moved if m.lr_mult == 2}
+    assert {"fc1.bias", "fc2_bias"} < doubled and not any("weight" in name for name in doubled)
+
+
+# --- the network's pooling and normalization, made faster
+
+
+def test_normalization_equals_pytorchs():
+    x = 50 * torch.randn(2, 9, 6, 5, generator=torch.Generator().manual_seed(0))
+    x.requires_grad_()
+    ours, theirs = caffenet.LocalResponseNorm(), nn.LocalResponseNorm(5, 1e-4, 0.75)
+    g = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours(x), x * ours.factor(x), rtol=1e-6, atol=1e-6)
+    a, b = (torch.autograd.grad(norm(x), x, g)[0] for norm in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    steep = (100 * x[:1, :, :2, :2].detach().double()).requires_grad_()
+    assert torch.autograd.gradcheck(ours, steep)
+
+
+def test_pooling_equals_pytorchs_to_the_bit():
+    theirs, ours = nn.MaxPool2d(3, 2, ceil_mode=True), caffenet.MaxPool()
+    draw = torch.Generator().manual_seed(0)
+    for height in range(3, 9):
+        for width in (5, 6, 13):
+            x = torch.randint(0, 4, (2, 3, height, width), generator=draw).float().requires_grad_()  # with ties
+            y = theirs(x)
+            g = torch.randn(y.shape, generator=draw)
+            assert torch.equal(ours(x), y) and torch.equal(ours(x.detach()), y)
+            assert torch.equal(torch.autograd.grad(ours(x), x, g)[0], torch.autograd.grad(y, x, g)[0])
+
+
+# --- training
+
+
+@pytest.mark.parametrize("loss", ["hinge", "cross-entropy"])
+def test_training_learns(loss):
+    faces = Patterns(24)
+    recipe = dataclasses.replace(SHORT, base_lr=3e-3, batch=8, max_iter=60, stepsize=40, loss=loss)
+    history = training.fit(expression_net(), faces, recipe, validation=faces, validate_every=20)
+    assert np.mean(history["loss"][-10:]) < 0.6 * np.mean(history["loss"][:3])
+    assert history["validated"] == [20, 40, 60] and history["validation"][-1] > 0.6
+    assert history["rate"] == [recipe.rate(t) for t in range(60)]
+
+
+def test_twelve_heads_train():
+    faces = Patterns(16, classes=2, attributes=3)
+    torch.manual_seed(0)
+    net = caffenet.AttributeNet(caffenet.Trunk(TINY), "abc").freeze("conv1")
+    history = training.fit(net, faces, SHORT, validation=faces)
+    assert history["loss"][0] == pytest.approx(6, rel=0.1)  # 3 heads of 2 outputs, each about 1 away
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_frozen_is_frozen():
+    net = expression_net()
+    before = state(net)
+    training.fit(net, Patterns(), SHORT)
+    for name, p in net.named_parameters():
+        frozen = name.startswith(("trunk.conv1", "trunk.conv2"))
+        assert torch.equal(p, before[name]) == frozen, name
+        assert (p.grad is None) == frozen, name
+
+
+def test_moved_names_the_layers_that_train():
+    net = expression_net()
+    before = state(net)
+    moved = training.moved(net, Patterns(), SHORT)
+    assert moved == {f"conv{i}": i > 2 for i in range(1, 6)} | {"fc1": True, "fc2": True}
+    assert equal(before, state(net))
+
+
+def test_same_seed_same_bits_other_seed_others():
+    ends = []
+    for seed in (0, 0, 1):
+        net = expression_net()
+        torch.manual_seed(random.randrange(1000))  # the global generator has no part in it
+        training.fit(net, Patterns(), SHORT, seed=seed)
+        ends.append(state(net))
+    assert equal(ends[0], ends[1]) and not equal(ends[0], ends[2])
+
+
+def test_dropout_drops_half_and_differs_by_iteration():
+    net = expression_net()
+    x = torch.ones(4, 1000)
+    masks = []
+    for t in (0, 0, 1):
+        with training._drawn_dropout(net, (0, t), 4, slice(0, 4)):
+            masks.append(net.dropout(x))
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    assert set(masks[0].unique().tolist()) == {0.0, 2.0} and masks[0].mean() == pytest.approx(1, abs=0.1)
+    assert isinstance(net.dropout, nn.Dropout)
+
+
+# --- what is frozen is computed once
+
+
+@pytest.mark.parametrize(
+    ("frozen", "start"),
+    [
+        ((), "conv1"),
+        (("conv1",), "conv2"),
+        (("conv1", "conv2"), "conv3"),
+        (("conv1", "conv2", "conv3", "conv4", "conv5"), None),
+    ],
+)
+def test_prefix_is_the_network_cut_in_two(frozen, start):
+    net, faces = expression_net(frozen=frozen).eval(), Patterns(7)
+    maps = prefix.Prefix(net, faces)
+    assert maps.start == start and (maps.cached is not None) == bool(frozen)
+    x = maps[[5, 0]]
+    logits = net.classify(x if start is None else net.trunk(x, start=start))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, net(torch.from_numpy(faces.images[[5, 0]])), rtol=1e-4, atol=1e-5)
+
+
+def test_prefix_that_does_not_fit_is_computed():
+    net, faces = expression_net(), Patterns(7)
+    small, large = prefix.Prefix(net, faces, limit=7 * 8 * 13 * 13 * 4 - 1), prefix.Prefix(net, faces)
+    assert small.cached is None and large.cached.nbytes == 7 * 8 * 13 * 13 * 4
+    torch.testing.assert_close(small[[3]], large[[3]])
+
+
+def test_prefix_file_is_found_again_by_its_content(tmp_path, monkeypatch):
+    net, faces = expression_net(), Patterns(7)
+    made = prefix.Prefix(net, faces, folder=tmp_path)
+    assert torch.equal(made[[1, 4]], prefix.Prefix(net, faces)[[1, 4]])
+    keys = {made.key(), prefix.Prefix(net, Patterns(7, seed=1), 0).key()}
+    keys |= {prefix.Prefix(expression_net(seed=1), faces, 0).key()}
+    keys |= {prefix.Prefix(expression_net(frozen=("conv1",)), faces, 0).key()}
+    assert len(keys) == 4
+    monkeypatch.setattr(prefix.Prefix, "compute", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[[2]], made[[2]])
+
+
+def test_prefix_folder_stays_below_its_limit(tmp_path):
+    faces = Patterns(7)
+    one = prefix.Prefix(expression_net(), faces).bytes
+    for seed in range(4):
+        prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
+    ends = []
+    for where in ({}, {"cache_folder": tmp_path}, {"cache": 0}):
+        net = expression_net()
+        training.fit(net, Patterns(), SHORT, **where)
+        ends.append(state(net))
+    assert equal(ends[0], ends[1])
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[2][name], rtol=1e-3, atol=1e-5)
+
+
+# --- the dead tail
+
+
+def test_dead_tail_is_skipped_within_its_bound():
+    recipe = dataclasses.replace(SHORT, stepsize=5, max_iter=60, momentum=0.5)
+    whole, short = expression_net(), expression_net()
+    full = training.fit(whole, Patterns(), recipe)
+    history = training.fit(short, Patterns(), recipe, skip_dead_tail=True)
+    (stopped,), (bound,) = history["skipped_from"], history["skipped_movement"]
+    assert "skipped_from" not in full and len(full["loss"]) == 60
+    assert stopped == len(history["loss"]) < 60 and bound <= training.DEAD
+    assert history["loss"] == full["loss"][:stopped]
+    for (name, a), b in zip(whole.named_parameters(), short.parameters(), strict=True):
+        moved = ((a - b).abs().max() / b.square().mean().sqrt()).item()
+        assert moved <= bound + 1e-6, name
+
+
+def test_the_bound_grows_with_what_is_left():
+    net = expression_net()
+    solver = CaffeSGD(net.named_parameters(), 0.9, 5e-4, measure=True)
+    solver.rate = SHORT.rate(0)
+    training.hinge(net(torch.from_numpy(Patterns().images)), Patterns().targets).backward()
+    solver.step()
+    early, late = (training.furthest(solver, SHORT, t) for t in (1, 19))
+    assert early.keys() == {m.name for m in solver.moved}
+    assert all(early[name] > late[name] > 0 for name in early)
+
+
+# --- precision
+
+
+def test_precision_is_chosen_by_measurement(monkeypatch):
+    for pays, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(training, "bfloat16_pays", lambda device, pays=pays: pays)
+        assert training.resolve("auto", torch.device("cpu")) == expected
+        assert training.resolve("float32", torch.device("cpu")) == "float32"
+    with pytest.raises(ValueError, match="auto"):
+        training.resolve("float16", torch.device("cpu"))
+
+
+def test_bfloat16_comes_near_float32():
+    recipe, ends = dataclasses.replace(SHORT, max_iter=4), []
+    for precision in ("float32", "bfloat16"):
+        net = expression_net()
+        history = training.fit(net, Patterns(), recipe, precision=precision)
+        ends.append(history["loss"])
+    assert ends[0] != ends[1] and ends[1] == pytest.approx(ends[0], rel=0.02)
+
+
+# --- checkpoints
+
+
+def test_finished_training_is_loaded_not_repeated(tmp_path, monkeypatch):
+    net, path = expression_net(), tmp_path / "sub" / "state.safetensors"
+    history = training.fit(net, Patterns(), SHORT, validation=Patterns(), checkpoint=path)
+    monkeypatch.setattr(training, "Prefix", lambda *_: pytest.fail("trained again"))
+    again = expression_net()
+    assert training.fit(again, Patterns(), SHORT, validation=Patterns(), checkpoint=path) == history
+    assert equal(state(net), state(again))
+    assert not any(k.startswith("momentum") for k in load_file(path))
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    training.fit(expression_net(), Patterns(), SHORT, checkpoint=path)
+    before = path.read_bytes()
+    others = {
+        "recipe": lambda: training.fit(expression_net(), Patterns(), SHORT.quick(), checkpoint=path),
+        "seed": lambda: training.fit(expression_net(), Patterns(), SHORT, seed=1, checkpoint=path),
+        "data": lambda: training.fit(expression_net(), Patterns(seed=1), SHORT, checkpoint=path),
+        "model": lambda: training.fit(expression_net(seed=1), Patterns(), SHORT, checkpoint=path),
+        "skip_dead_tail": lambda: training.fit(
+            expression_net(), Patterns(), SHORT, skip_dead_tail=True, checkpoint=path
+        ),
+    }
+    for what, attempt in others.items():
+        with pytest.raises(training.OtherTraining, match=f"its {what} is"):
+            attempt()
+    path.write_bytes(before[: len(before) // 2])
+    with pytest.raises(ValueError, match="delete it or name another"):
+        training.fit(expression_net(), Patterns(), SHORT, checkpoint=path)
+
+
+def test_diverged_training_names_the_iteration_and_keeps_the_last_good_checkpoint(tmp_path):
+    path = tmp_path / "state.safetensors"
+    recipe = dataclasses.replace(SHORT, base_lr=1e12)
+    with pytest.raises(training.Diverged, match=r"loss of iteration (\d+) is .*; the checkpoint of iteration \d") as e:
+        training.fit(expression_net(), Patterns(), recipe, checkpoint=path, save_every=0)
+    with safe_open(path, "pt") as f:
+        kept = int(f.metadata()["iteration"])
+        assert all(f.get_tensor(k).isfinite().all() for k in f.keys())  # noqa: SIM118
+    assert f"iteration {kept} stays" in str(e.value)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_unwritable_folder_stops_before_training(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="name another folder"):
+        training.fit(expression_net(), Patterns(), SHORT, checkpoint=tmp_path / "file" / "state.safetensors")
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    path, limits = tmp_path / "state.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE)
+    stop_at(path, 3)
+    before = path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # larger files cannot be written
+        with pytest.raises(OSError, match=r"cannot be written .*; that of iteration 3 stays"):
+            training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, save_every=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def stop_at(path, iteration):
+    """Leave the checkpoint of a training that was stopped when it had saved this iteration."""
+
+    class Stopped(Exception):
+        pass
+
+    class Stops(training.Checkpoint):
+        def save(self, t, *args, **kwargs):
+            super().save(t, *args, **kwargs)
+            if t == iteration:
+                raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(training, "Checkpoint", Stops)
+        training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, save_every=0, validation=Patterns())
+
+
+@pytest.mark.parametrize("iteration", [1, 7, 8, 19])
+def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, iteration):
+    net = expression_net()
+    history = training.fit(net, Patterns(), SHORT, validation=Patterns())
+    stop_at(tmp_path / "state.safetensors", iteration)
+    again = expression_net()
+    resumed = training.fit(again, Patterns(), SHORT, validation=Patterns(), checkpoint=tmp_path / "state.safetensors")
+    assert resumed == history and equal(state(net), state(again))
+
+
+def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, __file__, tmp_path]
+    done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 1
+
+
+def train_in_child(path):
+    """Start a training in a forked process; its id. The parent must not have used several threads itself."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the progress bar
+        training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, save_every=0)
+        os._exit(0)
+    return child
+
+
+def kill_often(folder, kills=30, seed=0):
+    """Kill trainings with SIGKILL at random moments until there were enough, look at every checkpoint left."""
+    torch.set_num_threads(1)
+    whole = folder / "whole.safetensors"
+    begin = time.monotonic()
+    assert os.waitpid(train_in_child(whole), 0)[1] == 0
+    usual = time.monotonic() - begin
+    draw, count, resumed, finished = random.Random(seed), 0, 0, 0
+    while count < kills:
+        path = folder / f"{finished}.safetensors"
+        while True:
+            resumed += path.exists()
+            child = train_in_child(path)
+            time.sleep(usual * (draw.uniform(0.2, 0.8) if count < kills else 60))
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid == 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                count += 1
+            if path.exists():
+                with safe_open(path, "pt") as f:  # raises where it is not whole
+                    assert all(f.get_tensor(k).isfinite().all() for k in f.keys())  # noqa: SIM118
+                    iteration = int(f.metadata()["iteration"])
+                if iteration == SHORT.max_iter:
+                    break
+            assert pid == 0 or status == 0
+            if count >= kills:
+                break
+        if path.exists() and iteration == SHORT.max_iter:
+            finished += 1
+            assert equal(load_file(path), load_file(whole))
+    print(json.dumps({"kills": count, "resumed": resumed, "finished": finished}))
+
+
+if __name__ == "__main__":
+    kill_often(Path(sys.argv[1]))
