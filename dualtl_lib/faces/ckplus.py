@@ -1,0 +1,230 @@
+"""CK+ as its owners hand it out, and any folder with a folder of faces for each class (section 4.3.1).
+
+P. Lucey, J. F. Cohn, T. Kanade, J. Saragih, Z. Ambadar and I. Matthews, the extended Cohn-Kanade dataset (CK+),
+CVPR workshops 2010.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import paper
+from .dataset import Faces, Findings, keep, picture_files, read, some
+
+FRAMES = ("cohn-kanade-images", "extended-cohn-kanade-images")  # the folder of sequences
+LABELS = ("Emotion", "Emotion_labels")  # the folder of emotion codes
+PERSON = r"S\d+"  # CK+'s names of people
+SEQUENCE = re.compile(r"(S\d+)_(\d+)_(\d+)")  # person, sequence, frame: S010_004_00000017
+NUMBER = re.compile(r"[+]?\d+(\.\d*)?([eE][+-]?\d{1,2})?", re.ASCII)  # an emotion code: 3.0000000e+00
+
+
+class Picture(NamedTuple):
+    """A labelled picture before it is read."""
+
+    file: str
+    label: str
+    person: str
+    sequence: str
+
+
+class CKPlus(Faces):
+    """CK+ in its official layout, or a folder per class such as "CK+48"; which, is seen from the folders.
+
+    root: holds cohn-kanade-images/S005/001/… and Emotion/S005/001/…, or a folder for each class with pictures.
+    peak_frames: how many last frames of a sequence show its emotion. Its first frame is neutral.
+    neutral, contempt: whether these classes are used. In the official layout contempt's sequences go with it.
+    person: in a folder per class, the pattern that finds the person in a picture's name (its first group, if it has
+        one). Pictures it is not found in are each a person of their own, with a warning.
+    crop: "face", the detected face; "centre", the centre square; "auto", the detected face except where a picture
+        is a small square, which is a face already cut out.
+    cache: folder of the decoded faces (default: DUALTL_CACHE, or ~/.cache/dualtl).
+
+    Classes are those of `paper.EXPRESSIONS` that occur, in its order, then others by name. Frames are told by their
+    number. Sequences without a label are left out, as the paper does; so are pictures and labels that cannot be
+    used, with one warning for each reason and a count in `report`.
+    Raises FileNotFoundError for a missing or empty folder, ValueError when no face is left.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        peak_frames: int = 3,
+        neutral: bool = True,
+        contempt: bool = True,
+        person: str = PERSON,
+        crop: str = "auto",
+        cache: str | Path | None = None,
+    ):
+        root = Path(root)
+        if peak_frames < 1:
+            raise ValueError(f"peak_frames is 1 or more, not {peak_frames}")
+        if crop not in ("auto", "face", "centre"):
+            raise ValueError(f"crop is 'auto', 'face' or 'centre', not {crop!r}")
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{root}: no such folder; expected CK+ in its official layout or a folder per class"
+            )
+        findings = Findings()
+        frames = _subfolder(root, FRAMES)
+        unwanted = {name for name, used in (("neutral", neutral), ("contempt", contempt)) if not used}
+        if frames is not None:
+            pictures = _official(root, frames, peak_frames, unwanted, findings)
+        else:
+            pictures = _folders(root, peak_frames, unwanted, person, findings)
+        if not pictures:
+            raise ValueError(f"{root}: no labelled picture is left; found: {findings.counts() or 'no pictures'}")
+        files = [p.file for p in pictures]
+        images, unreadable, noted = read(root, files, crop, cache=cache)
+        kept = [pictures[i] for i in keep(root, files, unreadable, noted, findings)]
+        classes = ordered({p.label for p in kept})
+        targets = torch.tensor([classes.index(p.label) for p in kept], dtype=torch.int64)
+        columns = ([getattr(p, field) for p in kept] for field in ("person", "sequence", "file"))
+        super().__init__(images, targets, classes, *columns, findings.counts())
+
+
+def ordered(labels: set[str]) -> tuple[str, ...]:
+    """Class names: the paper's expressions in its order, then others by name."""
+    known = [name for name in paper.EXPRESSIONS if name in labels]
+    return (*known, *sorted(labels - set(known)))
+
+
+def paper_images(root: str | Path, seed: int = 0, images: int = paper.CKPLUS_IMAGES, **settings) -> CKPlus:
+    """CK+ with as many images as the paper has, 1875: first frames as neutral and the last five frames as emotions
+    give 1962 from 327 sequences, the nearest number from above, of which `images` are drawn by `seed`.
+
+    Of fewer images all are taken. settings: as CKPlus.
+    """
+    data = CKPlus(root, **{"peak_frames": 5, **settings})
+    if len(data) <= images:
+        return data
+    return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:images]))
+
+
+def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
+    candidates = (root / name / deeper for name in names for deeper in (name, ""))
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _official(root: Path, frames: Path, peaks: int, unwanted: set[str], findings: Findings) -> list[Picture]:
+    """Labelled frames of the official layout: of each labelled sequence the first frame and the last `peaks`."""
+    labels = _subfolder(root, LABELS)
+    if labels is None:
+        found = some([p.name for p in _visible(root)])
+        raise FileNotFoundError(f"{root}: expected CK+'s labels in Emotion/ beside {frames.name}/, found {found}")
+    pictures = []
+    sequences = [sequence for subject in _visible(frames) for sequence in _visible(subject)]
+    for sequence in sequences:
+        name = f"{sequence.parent.name}/{sequence.name}"
+        label = _emotion(labels / name, name, findings)
+        if label is None or label in unwanted - {"neutral"}:
+            continue
+        numbered = _numbered(sequence, findings)
+        if len(numbered) < peaks + 1:
+            findings.add(f"sequences of fewer than {peaks + 1} frames", name)
+        first, rest = numbered[:1], numbered[1:] if len(numbered) > 1 else numbered
+        chosen = [(frame, "neutral") for frame in first if len(numbered) > 1] + [(f, label) for f in rest[-peaks:]]
+        for frame, emotion in chosen:
+            if emotion not in unwanted:
+                pictures.append(Picture(frame.relative_to(root).as_posix(), emotion, sequence.parent.name, name))
+    have = {f"{p.parent.name}/{p.name}" for p in sequences}
+    labelled = [f"{s.name}/{q.name}" for s in _visible(labels) for q in _visible(s) if list(q.glob("*.txt"))]
+    findings.extend("labels without a sequence of frames", [name for name in labelled if name not in have])
+    return pictures
+
+
+def _numbered(folder: Path, findings: Findings) -> list[Path]:
+    """A sequence's frames in the order of their numbers; others are left out."""
+    found = {}
+    for path in picture_files(folder):
+        match = re.search(r"(\d+)$", path.stem)
+        if match and int(match[1]) not in found:
+            found[int(match[1])] = path
+        else:
+            findings.add(
+                "frames without a number of their own, left out", f"{folder.parent.name}/{folder.name}/{path.name}"
+            )
+    return [found[number] for number in sorted(found)]
+
+
+def _emotion(folder: Path, name: str, findings: Findings) -> str | None:
+    """The expression that a sequence's label file states, or None where there is none or it cannot be used."""
+    files = [p for p in sorted(folder.glob("*.txt")) if not p.name.startswith(".")] if folder.is_dir() else []
+    if not files:
+        findings.silent("sequences without a label, left out", name)
+        return None
+    codes = {read_emotion(path) for path in files}
+    if len(codes) == 1 and None not in codes:
+        return paper.EXPRESSIONS[codes.pop()]
+    text = files[0].read_bytes()[:20]
+    findings.add("emotion files without one code from 0 to 7, left out", f"{name}/{files[0].name}: found {text!r}")
+    return None
+
+
+def read_emotion(path: str | Path) -> int | None:
+    """The emotion code 0..7 that a file such as S005_001_00000011_emotion.txt holds; None where it holds none."""
+    text = Path(path).read_bytes()[:1000].decode("utf-8-sig", "replace").strip()
+    if not NUMBER.fullmatch(text):
+        return None
+    value = float(text)
+    return int(value) if value in range(len(paper.EXPRESSIONS)) else None
+
+
+def _folders(root: Path, peaks: int, unwanted: set[str], person: str, findings: Findings) -> list[Picture]:
+    """Pictures of a folder per class, whose name in small letters is the label."""
+    pattern = _pattern(person)
+    pictures = []
+    for folder in _visible(root):
+        label = folder.name.lower()
+        files = picture_files(folder)
+        others = [p for p in folder.iterdir() if p.is_file() and p not in files and not p.name.startswith(".")]
+        findings.extend("files that are no pictures, left out", [f"{folder.name}/{p.name}" for p in sorted(others)])
+        if label in unwanted:
+            continue
+        if not files:
+            findings.add("classes without pictures, left out", folder.name)
+        pictures += _last(_named(root, files, label, pattern, findings), peaks if label != "neutral" else 0, findings)
+    if not pictures:
+        raise FileNotFoundError(
+            f"{root}: expected cohn-kanade-images/ and Emotion/, or a folder of pictures (.jpg, .png, …) a class, "
+            f"found {some([p.name for p in sorted(root.iterdir())]) or 'an empty folder'}"
+        )
+    return pictures
+
+
+def _pattern(person: str) -> re.Pattern:
+    try:
+        return re.compile(person)
+    except re.error as error:
+        raise ValueError(f"person is a regular expression such as {PERSON!r}, not {person!r}: {error}") from error
+
+
+def _named(root: Path, files: list[Path], label: str, pattern: re.Pattern, findings: Findings) -> list[Picture]:
+    """Who and which sequence each picture shows, by its name."""
+    pictures = []
+    for path in files:
+        file = path.relative_to(root).as_posix()
+        match, parts = pattern.search(path.stem), SEQUENCE.search(path.stem)
+        if not match:
+            findings.add(f"no person ({pattern.pattern}) in the name, so each is a person of its own", file)
+        who = (match[1] if match.re.groups else match[0]) if match else file
+        pictures.append(Picture(file, label, who or file, f"{parts[1]}/{parts[2]}" if parts else file))
+    return pictures
+
+
+def _last(pictures: list[Picture], peaks: int, findings: Findings) -> list[Picture]:
+    """The last `peaks` pictures of each sequence by name, all of them for 0."""
+    kept: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        kept.setdefault(picture.sequence, []).append(picture)
+    if peaks:
+        for sequence in kept.values():
+            for early in sequence[:-peaks]:
+                findings.silent(f"frames before the last {peaks}, left out", early.file)
+    return [picture for sequence in kept.values() for picture in (sequence[-peaks:] if peaks else sequence)]

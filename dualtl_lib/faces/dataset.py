@@ -1,0 +1,263 @@
+"""What every set of faces is: images in a memory-mapped cache, labels, people and sequences beside them."""
+
+import copy
+import errno
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .. import runs
+from . import crop
+
+CHUNK = 32  # pictures a thread takes at a time
+
+
+class Images:
+    """uint8 [N, 3, 227, 227] on disk, of which chosen rows are seen. Indexing copies; nothing else is read.
+
+    Pickles as the file's name, so that a DataLoader's workers map the file instead of receiving it.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray):
+        self.pixels, self.rows = pixels, np.asarray(rows, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.rows), *self.pixels.shape[1:])
+
+    def __getitem__(self, index) -> np.ndarray:
+        """An image [3, 227, 227] for an int; images [n, 3, 227, 227] for a slice, a list, an array or a mask."""
+        return np.array(self.pixels[self.rows[index]])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __reduce__(self):
+        if isinstance(self.pixels, np.memmap):
+            return _reopen, (self.pixels.filename, self.rows)
+        return Images, (self.pixels, self.rows)
+
+
+def _reopen(path: str, rows: np.ndarray) -> Images:
+    return Images(np.load(path, mmap_mode="r"), rows)
+
+
+class Faces(torch.utils.data.Dataset):
+    """Faces with their labels, in torchvision's manner; CelebA and CKPlus fill it from folders.
+
+    images: uint8 RGB, indexed as an array [N, 3, 227, 227].
+    targets: int64 [N] class indices, or [N, A] attributes, 0 absent and 1 present.
+    classes: names of the classes, or of the attributes.
+    people, sequences: str [N], who is shown and in which recording.
+    files: the pictures' paths under the folder they were read from.
+    report: how many pictures, rows or sequences were left out, and how many faces were not found, by reason.
+    layout: how the faces lie in their squares, a key of occlusion.LAYOUTS.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Images,
+        targets: Tensor,
+        classes: Sequence[str],
+        people: Sequence[str],
+        sequences: Sequence[str],
+        files: Sequence[str],
+        report: dict[str, int] | None = None,
+        layout: str = "face box",
+    ):
+        self.images = images if isinstance(images, Images) else Images(images, np.arange(len(images)))
+        self.targets = torch.as_tensor(targets, dtype=torch.int64)
+        self.classes = tuple(classes)
+        self.people, self.sequences = np.asarray(people, str), np.asarray(sequences, str)
+        self.files, self.report, self.layout = list(files), dict(report or {}), layout
+        lengths = {len(x) for x in (self.images, self.targets, self.people, self.sequences, self.files)}
+        if len(lengths) != 1:
+            raise ValueError(f"images, targets, people, sequences and files differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """uint8 image [3, 227, 227] and its target, a number or [A]."""
+        return torch.from_numpy(self.images[int(i)]), self.targets[int(i)]
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}: {len(self)} faces of {len(set(self.people))} people"]
+        lines += [f"    {what}: {count}" for what, count in self.report.items()]
+        return "\n".join(lines)
+
+    def subset(self, indices) -> "Faces":
+        """The faces at these indices (or where this mask is true), in that order, sharing the pixels."""
+        chosen = np.arange(len(self))[np.asarray(indices)]
+        view = copy.copy(self)
+        view.images = Images(self.images.pixels, self.images.rows[chosen])
+        view.targets = self.targets[torch.from_numpy(chosen)]
+        view.people, view.sequences = self.people[chosen], self.sequences[chosen]
+        view.files = [self.files[i] for i in chosen]
+        return view
+
+
+class Findings:
+    """What was found wrong, by reason: warned of once each, with a count and the first names."""
+
+    def __init__(self):
+        self.names: dict[str, list[str]] = {}
+        self.expected: set[str] = set()
+
+    def add(self, reason: str, name: str) -> None:
+        self.names.setdefault(reason, []).append(name)
+
+    def silent(self, reason: str, name: str) -> None:
+        """Counted and not warned of: what a sound data set has too."""
+        self.expected.add(reason)
+        self.add(reason, name)
+
+    def extend(self, reason: str, names: Sequence[str]) -> None:
+        for name in names:
+            self.add(reason, name)
+
+    def counts(self) -> dict[str, int]:
+        return {reason: len(names) for reason, names in self.names.items()}
+
+    def warn(self, where: str | Path, stacklevel: int = 3) -> None:
+        """One warning per reason: the file or folder, the reason, how many, and which."""
+        for reason in [r for r in self.names if r not in self.expected]:
+            names = self.names[reason]
+            warnings.warn(f"{where}: {reason}: {len(names)} ({some(names)})", stacklevel=stacklevel)
+
+
+def some(names: Sequence[str], n: int = 3) -> str:
+    """The first names, and that there are more."""
+    return ", ".join(map(str, names[:n])) + (", …" if len(names) > n else "")
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files in a folder, by name; hidden ones, which some systems leave behind, are not counted."""
+    found = (p for p in folder.iterdir() if p.suffix.lower() in crop.SUFFIXES and not p.name.startswith("."))
+    return sorted(found)
+
+
+def keep(root: Path, files: Sequence[str], unreadable: dict, noted: dict, findings: Findings) -> list[int]:
+    """Which files are left after reading; all findings are warned of. Raises ValueError if none is."""
+    for i, why in unreadable.items():
+        findings.add("pictures left out", f"{files[i]}: {why}")
+    for i, why in noted.items():
+        findings.add(f"{why}: centre square taken", files[i])
+    findings.warn(root, stacklevel=4)
+    kept = [i for i in range(len(files)) if i not in unreadable]
+    if not kept:
+        raise ValueError(f"{root}: none of {len(files)} pictures could be read ({some(list(unreadable.values()))})")
+    return kept
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where decoded faces are kept: the argument, or DUALTL_CACHE, or ~/.cache/dualtl."""
+    return Path(cache or os.environ.get("DUALTL_CACHE") or Path.home() / ".cache" / "dualtl").expanduser()
+
+
+def read(
+    root: Path,
+    files: Sequence[str],
+    mode: str,
+    boxes: Sequence[tuple[float, float, float, float] | None] | None = None,
+    cache: str | Path | None = None,
+) -> tuple[Images, dict[int, str], dict[int, str]]:
+    """Faces cut out of picture files: images of those that could be read, why the others could not, and notes.
+
+    The first time pictures are decoded, cut and resized in parallel into a file in the cache folder, named by a
+    fingerprint of the files' names, sizes and times, of the settings and of crop.py. It appears whole or not at all.
+    Two processes may build it at once: what they make is equal, and the last one's stays.
+
+    files: paths under root. mode: see crop.cut. boxes: a known face box (x, y, width, height) for each file.
+    Returns images [n], and for the files' indices the reason why a file is left out, and what crop.cut noted.
+    """
+    boxes = boxes or [None] * len(files)
+    path = cache_folder(cache) / f"faces-{_key(root, files, mode, boxes)}.npy"
+    notes = path.with_suffix(".json")
+    if not (path.exists() and notes.exists()):
+        try:
+            _build(path, notes, [root / f for f in files], mode, boxes)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot keep decoded faces in {path.parent} ({error.strerror or error}): name another folder with "
+                "cache=… or the environment variable DUALTL_CACHE",
+            ) from error
+    noted = {kind: {int(i): why for i, why in found.items()} for kind, found in json.loads(notes.read_text()).items()}
+    rows = np.array([i for i in range(len(files)) if i not in noted["unreadable"]], np.int64)
+    return Images(np.load(path, mmap_mode="r"), rows), noted["unreadable"], noted["noted"]
+
+
+def _key(root: Path, files: Sequence[str], mode: str, boxes: Sequence) -> str:
+    parts = [Path(crop.__file__).read_bytes(), mode.encode()]
+    for file, box in zip(files, boxes, strict=True):
+        try:
+            found = os.stat(root / file)
+            parts.append(f"\n{file}\0{found.st_size}\0{found.st_mtime_ns}\0{box}".encode("utf-8", "surrogateescape"))
+        except OSError:  # decode says it is missing
+            parts.append(f"\n{file}\0missing".encode("utf-8", "surrogateescape"))
+    return runs.fingerprint(*parts)
+
+
+def _build(path: Path, notes: Path, files: Sequence[Path], mode: str, boxes: Sequence) -> None:
+    """Decode and cut all files into `path`, and write what was noted to `notes`, which appears first."""
+    shape = (len(files), 3, crop.SIZE, crop.SIZE)
+    noted: dict[str, dict[int, str]] = {"unreadable": {}, "noted": {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with runs.replacing(path) as part, runs.replacing(notes) as sheet:
+        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(part)
+
+        def work(chunk: range) -> int:
+            for i in chunk:
+                try:
+                    out[i], note = crop.cut(files[i], mode, boxes[i])
+                    if note:
+                        noted["noted"][i] = note
+                except ValueError as error:
+                    noted["unreadable"][i] = str(error)
+            return len(chunk)
+
+        _in_parallel(work, len(files))
+        out.flush()
+        sheet.write_text(json.dumps({kind: dict(sorted(found.items())) for kind, found in noted.items()}))
+
+
+def _in_parallel(work, n: int) -> None:
+    """work(range) on all of range(n), in threads: decoding, resizing and the detector run outside Python's lock."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(threads)
+    chunks = [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
+    with warnings.catch_warnings(), tqdm(total=n, desc="cutting out faces", unit="face", delay=1) as bar:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is allowed, a bomb is an error
+        warnings.filterwarnings("ignore", module="PIL")  # oddities in metadata
+        try:
+            for done in as_completed([pool.submit(work, chunk) for chunk in chunks]):
+                bar.update(done.result())
+        finally:  # also on Ctrl-C: drop what has not begun, wait for what has
+            pool.shutdown(cancel_futures=True)
+
+
+def _reserve(path: Path) -> None:
+    """Take a file's space on the disk now: a memory map that outgrows its disk ends the process without a word."""
+    size, free = path.stat().st_size, shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
