@@ -77,8 +77,7 @@ def paint(
         painter.brow(side)
     painter.hair()
     painter.glasses()
-    painter.light()
-    return canvas.pixels, part_index(features, view, size)
+    return painter.lit(), part_index(features, view, size)
 
 
 def part_index(features: Features, view: View, size: tuple[int, int]) -> np.ndarray:
@@ -136,15 +135,15 @@ class _Painter:
 
     def background(self):
         """A soft gradient, with shapes on it in some pictures."""
-        height, width, channels = self.canvas.pixels.shape
+        channels, height, width = self.canvas.pixels.shape
         rng = self.rng
         base = rng.uniform(40, 230, 3)
         coarse = base + rng.normal(0, rng.choice((6, 18, 40)), (rng.integers(2, 6), rng.integers(2, 6), 3))
         coarse = np.clip(coarse, 0, 255).astype(np.float32)
-        if channels == 1:
-            coarse = (coarse @ np.float32([0.299, 0.587, 0.114]))[..., None]
-        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
-        self.canvas.pixels[:] = smooth.reshape(height, width, channels)
+        if self.canvas.grey:
+            coarse = coarse @ np.float32([[0.299], [0.587], [0.114]])
+        for channel in range(channels):
+            self.canvas.pixels[channel] = cv2.resize(coarse[..., channel], (width, height))
         kind = rng.integers(4)
         for _ in range(int(rng.integers(2, 6)) if kind else 0):
             x, y = rng.uniform(-2, 2), rng.uniform(-2.2, 2.2)
@@ -286,7 +285,9 @@ class _Painter:
                 lines.append(curve([(-reach, y - 0.045), (0, y + 0.01), (reach, y - 0.045)], 4))
             for side in (LEFT, RIGHT):
                 for k in (0.0, 0.07):
-                    lines.append(curve([(side * (0.12 + k), 0.0 + k), (side * (0.2 + k), 0.16 + k)], 3))
+                    lines.append(
+                        curve([(side * (0.12 + k), k), (side * (0.16 + k), 0.08 + k), (side * (0.2 + k), 0.16 + k)], 4)
+                    )
             canvas.stroke(lines, self.line, 0.026, 0.8 * f.unit(9), 0.01, lift=0.12)
 
     def folds(self):
@@ -413,8 +414,10 @@ class _Painter:
             canvas.fill(ellipse(0, y + 0.86 * f.opening, 0.2, 0.32 * f.opening), (172, 82, 84), 0.9, 0.03)
         top = curve(f.inner_top)
         shown = min(0.1, 0.03 + 0.75 * f.opening) * (0.85 + 0.35 * f.smile() + 0.3 * f.unit(20))
-        teeth = np.concatenate([top - (0, 0.05), (top + (0, shown))[::-1]])
-        canvas.fill(teeth * (0.9, 1.0), (238, 234, 224), 1.0, 0.006)
+        jaw = min(1.0, f.opening / 0.3) * (1 - f.smile())  # the lower the jaw, the narrower the row that is seen
+        row = top * (0.92 - 0.3 * jaw, 1 - 0.85 * jaw) + (0, 0.85 * jaw * top[:, 1].min())
+        teeth = np.concatenate([row - (0, 0.06), (row + (0, shown))[::-1]])
+        canvas.fill(teeth, (238, 234, 224), 1.0, 0.006)
         gaps = [np.array([(x, y - 0.15), (x, y + 0.02 + shown)]) for x in np.linspace(-0.24, 0.24, 7)]
         canvas.stroke(gaps, (170, 160, 150), 0.012, 0.35)
 
@@ -501,12 +504,14 @@ class _Painter:
         frame = np.array(p.cloth) * 0.3
         rims = [np.concatenate([r, r[:1]]) for r in (ellipse(s * p.eye_gap, 0.03, 0.32, 0.25) for s in (LEFT, RIGHT))]
         arms = [np.array([(s * (p.eye_gap + 0.32), -0.02), (s * 1.0, -0.08)]) for s in (LEFT, RIGHT)]
-        canvas.stroke([*rims, *arms, curve([(-0.12, 0.0), (0, -0.04), (0.12, 0.0)], 3)], frame, 0.035, 0.95, lift=0.1)
+        arms.append(np.array([(-0.12, -0.02), (0.12, -0.02)]))
+        canvas.stroke(rims, frame, 0.035, 0.95, lift=0.1)
+        canvas.stroke(arms, frame, 0.035, 0.95, lift=0.1)
 
-    def light(self):
-        """Directed light on an egg-shaped head; exposure and contrast of the whole picture."""
+    def lit(self) -> np.ndarray:
+        """The finished picture, uint8: directed light on an egg-shaped head, exposure and contrast."""
         scene, canvas = self.scene, self.canvas
-        height, width = canvas.pixels.shape[:2]
+        height, width = canvas.pixels.shape[1:]
         step = max(4, width // 48)
         rows, columns = np.mgrid[step / 2 : height : step, step / 2 : width : step]
         points = canvas.view.unproject(np.stack([columns, rows], -1))
@@ -520,7 +525,4 @@ class _Painter:
         field = (1 - scene.light) + scene.light * 1.35 * lambert
         far = np.clip(r2 - 1.0, 0, 1)  # the backdrop is lit evenly
         field = scene.exposure * (field * (1 - far) + far * 0.9)
-        canvas.multiply(field.astype(np.float32))
-        if scene.contrast != 1:
-            table = np.clip((np.arange(256) - 118.0) * scene.contrast + 118.0, 0, 255).astype(np.uint8)
-            canvas.pixels = cv2.LUT(canvas.pixels, table).reshape(canvas.pixels.shape)
+        return canvas.finish(field.astype(np.float32), scene.contrast)

@@ -176,7 +176,7 @@ def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
     pixels = np.clip(pixels + grain, 0, 255).astype(np.uint8)
     name = f"img_align_celeba/{number:06d}"
     (folder / f"{name}.jpg").write_bytes(_jpeg(pixels))
-    (folder / f"parts/{name}.png").write_bytes(_index_png(index))
+    (folder / f"parts/{name}.png").write_bytes(_png(index, palette=True))
     return celeba_labels(person, attributes), face_box(view)
 
 
@@ -279,8 +279,8 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
         units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
         pixels, index = portrait.paint(person, units, attributes, view, scene, CKPLUS_SIZE, grey=True)
         file = f"{name}/{name.replace('/', '_')}_{frame:08d}"
-        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
-        (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_index_png(index))
+        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels[..., 0]))
+        (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
         written.append((f"cohn-kanade-images/{file}.png", face_box(view)))
     label = folder / f"Emotion/{file}_emotion.txt"
     label.write_text(f"   {paper.EXPRESSIONS.index(emotion):.7e}\n")
@@ -391,17 +391,16 @@ _PALETTE = _chunk(
 )
 
 
-def _png(pixels: np.ndarray) -> bytes:
-    """A PNG of a grey picture [H, W, 1] with TITLE in its metadata."""
-    data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-    return data[:33] + _TEXT + data[33:]  # after the signature and the header
+def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
+    """A PNG of a grey or an index picture [H, W] with TITLE in its metadata.
 
-
-def _index_png(index: np.ndarray) -> bytes:
-    """A palette PNG of an index picture [H, W] with TITLE in its metadata."""
-    height, width = index.shape
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
-    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter: 0, none
-    rows[:, 1:] = index
-    body = _chunk(b"IDAT", zlib.compress(rows, 1))
-    return b"\x89PNG\r\n\x1a\n" + header + _PALETTE + _TEXT + body + _chunk(b"IEND", b"")
+    Written here because it takes half the time of OpenCV's and the text has to go in anyway.
+    """
+    height, width = pixels.shape
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if palette else 0, 0, 0, 0))
+    rows = np.full((height, width + 1), 2, np.uint8)  # each row begins with its filter: 2, less the row above
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    body = _chunk(b"IDAT", packer.compress(rows) + packer.flush())
+    return b"\x89PNG\r\n\x1a\n" + header + (_PALETTE if palette else b"") + _TEXT + body + _chunk(b"IEND", b"")
