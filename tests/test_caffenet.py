@@ -1,0 +1,332 @@
+"""The network against the paper's numbers, against PyTorch's own functions and against loops written out."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dualtl_lib import caffenet, paper
+from dualtl_lib.caffenet import AttributeNet, ExpressionNet, LocalResponseNorm, MaxPool, Preprocessing, Trunk
+
+
+def noise(*shape, seed=0, scale=1.0):
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures(n=2, seed=0):
+    shape = (n, 3, caffenet.SIZE, caffenet.SIZE)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    """A trunk whose features are lively: larger weights than the fillers', and biases that are not zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trunk = Trunk()
+        for layer in trunk.layers:
+            conv = trunk.get_submodule(layer.name)
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.normal_(conv.bias, std=0.1)
+    return trunk.eval()
+
+
+# --- Table 1 and section 4.1.1
+
+
+def test_shapes_are_those_of_section_4_1_1(trunk):
+    assert trunk.shapes() == {
+        "input": (3, 227, 227),
+        "conv1": (96, 27, 27),
+        "conv2": (256, 13, 13),
+        "conv3": (384, 13, 13),
+        "conv4": (384, 13, 13),
+        "conv5": (256, 6, 6),
+    }
+
+
+def test_first_convolution_gives_maps_of_55(trunk):
+    assert trunk.conv1(torch.zeros(1, 3, 227, 227)).shape == (1, 96, 55, 55)
+
+
+def test_kernels_are_those_of_section_4_1_1(trunk):
+    shapes = [tuple(trunk.get_submodule(layer.name).weight.shape) for layer in trunk.layers]
+    assert shapes[:2] == [(96, 3, 11, 11), (256, 48, 5, 5)]
+    assert shapes[2:] == [(384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)]
+
+
+def test_two_groups_do_not_see_each_other(trunk):
+    x = noise(1, 96, 27, 27)
+    changed = x.clone()
+    changed[:, :48] += 1
+    same = (trunk.conv2(x) == trunk.conv2(changed)).flatten(2).all(-1)[0]
+    assert same[128:].all() and not same[:128].any()
+
+
+# --- Preprocessing
+
+
+def test_caffe_expects_bgr_without_the_mean():
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 227, 227)
+    found = Preprocessing()(image)
+    assert found.dtype == torch.float32 and found.shape == image.shape
+    assert found[0, :, 5, 7].tolist() == [30 - 104, 20 - 117, 10 - 123]
+
+
+def test_torchvision_expects_rgb_scaled_and_standardized():
+    transform = Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    image = pictures(1)
+    mean, std = torch.tensor(transform.mean), torch.tensor(transform.std)
+    expected = (image[0, :, 3, 4].double() / 255 - mean) / std
+    torch.testing.assert_close(transform(image)[0, :, 3, 4].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("colour", ["BGR", "RGB"])
+def test_a_projection_is_shown_in_the_colours_of_the_image(colour):
+    image = pictures(1)
+    transform = Preprocessing(colour, mean=(0.0, 0.0, 0.0))
+    assert torch.equal(transform.to_rgb(transform(image)), image.float())
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(1, 3, 227, 227), torch.zeros(3, 227, 227, dtype=torch.uint8), pictures(1)[..., :226]],
+    ids=["float", "one image", "another size"],
+)
+def test_other_images_are_refused(images):
+    with pytest.raises(ValueError, match=r"expected uint8 RGB images \[N, 3, 227, 227\], found torch\."):
+        Preprocessing()(images)
+
+
+# --- Local response normalization
+
+
+def lrn_by_hand(x):
+    """The definition, neuron by neuron."""
+    out = torch.empty_like(x)
+    maps = x.shape[1]
+    for n in range(len(x)):
+        for c in range(maps):
+            for i in range(x.shape[2]):
+                for j in range(x.shape[3]):
+                    near = [float(x[n, k, i, j]) for k in range(max(0, c - 2), min(maps, c + 3))]
+                    out[n, c, i, j] = x[n, c, i, j] / (1 + 1e-4 / 5 * sum(v * v for v in near)) ** 0.75
+    return out
+
+
+@pytest.mark.parametrize("maps", [1, 2, 4, 7])
+def test_normalization_by_hand(maps):
+    x = noise(2, maps, 3, 2, scale=200).double()
+    torch.testing.assert_close(LocalResponseNorm()(x), lrn_by_hand(x))
+
+
+def test_normalization_is_pytorchs():
+    x = noise(2, 96, 13, 13, scale=200)
+    torch.testing.assert_close(
+        LocalResponseNorm()(x), F.local_response_norm(x, 5, 1e-4, 0.75, 1.0), rtol=2e-6, atol=1e-4
+    )
+
+
+def test_normalization_is_the_neuron_times_its_factor():
+    x, norm = noise(1, 8, 4, 4, scale=200), LocalResponseNorm()
+    factor = norm.factor(x)
+    assert ((factor > 0) & (factor <= 1)).all()
+    torch.testing.assert_close(norm(x), x * factor)
+
+
+def test_gradient_of_normalization_is_pytorchs():
+    x = noise(2, 7, 3, 3, scale=200).double().requires_grad_()
+    weight = noise(2, 7, 3, 3, seed=1).double()
+    (ours,) = torch.autograd.grad((LocalResponseNorm()(x) * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((F.local_response_norm(x, 5, 1e-4, 0.75, 1.0) * weight).sum(), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_gradient_of_normalization_by_differences():
+    x = noise(1, 6, 2, 2, scale=200).double().requires_grad_()
+    assert torch.autograd.gradcheck(LocalResponseNorm(), x, eps=1e-3)
+
+
+# --- Pooling
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 12, 13, 27, (7, 10)])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_pooling_is_pytorchs_rounded_up(size, gradient):
+    height, width = (size, size) if isinstance(size, int) else size
+    x = noise(2, 3, height, width).requires_grad_(gradient)
+    assert torch.equal(MaxPool()(x), F.max_pool2d(x, 3, 2, ceil_mode=True))
+
+
+def test_last_window_of_an_even_map_hangs_over_its_edge():
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    assert MaxPool()(x).tolist() == [[[[10, 11], [14, 15]]]]
+    assert MaxPool()(x - 100).tolist() == [[[[-90, -89], [-86, -85]]]]  # what lies beyond is never a winner
+
+
+@pytest.mark.parametrize("size", [4, 5, 13])
+def test_gradient_of_pooling_is_pytorchs_with_ties(size):
+    values = torch.randint(0, 3, (2, 3, size, size), generator=torch.Generator().manual_seed(0))
+    x = values.float().requires_grad_()
+    pooled = MaxPool()(x)
+    weight = noise(*pooled.shape)
+    (ours,) = torch.autograd.grad((pooled * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((F.max_pool2d(x, 3, 2, ceil_mode=True) * weight).sum(), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+# --- The trunk
+
+
+def by_functions(trunk, x):
+    """The trunk in PyTorch's own functions; one list of maps per layer."""
+    found = {}
+    for layer in trunk.layers:
+        conv = trunk.get_submodule(layer.name)
+        x = F.relu(F.conv2d(x, conv.weight, conv.bias, layer.stride, layer.padding, groups=layer.groups))
+        pool = [lambda y: F.max_pool2d(y, 3, 2, ceil_mode=True)] * layer.pool
+        norm = [lambda y: F.local_response_norm(y, 5, 1e-4, 0.75, 1.0)] * layer.norm
+        for step in (*pool, *norm) if trunk.order == "pool-norm" else (*norm, *pool):
+            x = step(x)
+        found[layer.name] = x
+    return found
+
+
+@pytest.mark.parametrize("layers", [caffenet.CAFFENET, caffenet.TORCHVISION_ALEXNET], ids=["caffenet", "torchvision"])
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+@torch.no_grad()
+def test_trunk_is_what_its_table_says(trunk, layers, order):
+    other = Trunk(layers, order)
+    if layers is trunk.layers:
+        other.load_state_dict(trunk.state_dict())
+    x = other.transform(pictures())
+    for name, expected in by_functions(other, x).items():
+        torch.testing.assert_close(other(x, stop=name), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_order_of_pooling_and_normalization_matters(trunk):
+    other = Trunk(order="norm-pool")
+    other.load_state_dict(trunk.state_dict())
+    x = trunk.transform(pictures(1))
+    assert not torch.allclose(trunk(x), other(x), rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_trunk_can_be_run_in_parts(trunk):
+    x = trunk.transform(pictures(1))
+    half = trunk(x, stop="conv2")
+    assert torch.equal(trunk(half, start="conv3"), trunk(x))
+    assert torch.equal(trunk(x, start="conv1", stop="conv1"), trunk.stage("conv1", x))
+
+
+def test_a_new_trunk_has_bvlcs_fillers():
+    new = Trunk()
+    for layer in new.layers:
+        conv = new.get_submodule(layer.name)
+        assert float(conv.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+        assert not conv.bias.any()
+
+
+def test_unknown_order_and_layer_are_refused(trunk):
+    with pytest.raises(ValueError, match=r"order is 'pool-norm' .* or 'norm-pool' .*, not 'norm'"):
+        Trunk(order="norm")
+    for call in (trunk.layer, lambda name: trunk(torch.zeros(1, 3, 227, 227), stop=name)):
+        with pytest.raises(ValueError, match="no layer 'conv6'; this trunk has conv1, conv2, conv3, conv4, conv5"):
+            call("conv6")
+
+
+# --- Fig. 9
+
+
+@torch.no_grad()
+def test_heads_are_twelve_separate_pairs_of_layers(trunk):
+    model = AttributeNet(trunk, paper.ATTRIBUTES).eval()
+    nn.init.normal_(model.fc2_bias)
+    features = noise(3, 256, 6, 6).relu()
+    logits = model.classify(features)
+    assert logits.shape == (3, 12, 2)
+    for k in range(12):
+        first, second = nn.Linear(9216, 128), nn.Linear(128, 2)
+        rows = slice(128 * k, 128 * (k + 1))
+        first.load_state_dict({"weight": model.fc1.weight[rows], "bias": model.fc1.bias[rows]})
+        second.load_state_dict({"weight": model.fc2_weight[k], "bias": model.fc2_bias[k]})
+        alone = second(F.relu(first(features.flatten(1))))
+        torch.testing.assert_close(logits[:, k], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_attribute_trains_only_its_own_head(trunk):
+    model = AttributeNet(trunk, paper.ATTRIBUTES)
+    model.classify(noise(2, 256, 6, 6).relu())[:, 3].sum().backward()
+    for gradient in (model.fc1.weight.grad.unflatten(0, (12, 128)), model.fc2_weight.grad, model.fc2_bias.grad):
+        moved = gradient.flatten(1).any(1)
+        assert moved.tolist() == [k == 3 for k in range(12)]
+
+
+# --- Figs. 14 and 18
+
+
+@torch.no_grad()
+def test_model_of_fig_14_is_the_trunk_and_two_layers(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS).eval()
+    images = pictures()
+    hidden = F.relu(model.fc1(trunk(trunk.transform(images)).flatten(1)))
+    assert (model.fc1.in_features, model.fc1.out_features, model.fc2.out_features) == (9216, 128, 8)
+    torch.testing.assert_close(model(images), model.fc2(hidden))
+
+
+@torch.no_grad()
+def test_model_of_fig_18_drops_conv5_and_keeps_the_pooling(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS, conv5=False).eval()
+    assert not hasattr(model.trunk, "conv5") and [layer.name for layer in model.trunk.layers][-1] == "conv4"
+    assert model.features == model.fc1.in_features == 384 * 6 * 6
+    x = trunk.transform(pictures())
+    assert torch.equal(model.trunk(x), trunk.pool(trunk(x, stop="conv4")))
+    assert trunk.layer("conv5").pool and not trunk.layer("conv4").pool  # the first trunk is as it was
+
+
+def test_dropout_acts_in_training_only(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS)
+    nn.init.normal_(model.fc2.weight)
+    features = noise(1, 256, 6, 6).relu()
+    torch.manual_seed(0)
+    assert not torch.equal(model.train().classify(features), model.classify(features))
+    assert torch.equal(model.eval().classify(features), model.classify(features))
+
+
+# --- Transfer and freezing
+
+
+def test_a_model_trains_a_copy_of_the_trunk(trunk):
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    model = ExpressionNet(trunk, paper.EXPRESSIONS)
+    with torch.no_grad():
+        for parameter in model.trunk.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
+
+
+def test_frozen_layers_get_no_gradient(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS).freeze("conv1", "conv2")
+    model(pictures(1)).square().sum().backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {"trunk.conv1.weight", "trunk.conv1.bias", "trunk.conv2.weight", "trunk.conv2.bias"}
+
+
+def test_frozen_layers_are_counted_from_the_first_on(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS)
+    assert model.frozen() == ()
+    assert model.freeze("conv2").frozen() == ()  # conv1 still trains, so conv2's output changes
+    assert model.freeze("conv1").frozen() == ("conv1", "conv2")
+    assert model.freeze("conv4").frozen() == ("conv1", "conv2")
+
+
+def test_freezing_survives_the_second_transfer(trunk):
+    first = AttributeNet(trunk, paper.ATTRIBUTES).freeze("conv1")
+    assert ExpressionNet(first.trunk, paper.EXPRESSIONS).frozen() == ("conv1",)
+
+
+def test_a_layer_that_is_not_there_cannot_be_frozen(trunk):
+    model = ExpressionNet(trunk, paper.EXPRESSIONS, conv5=False)
+    with pytest.raises(ValueError, match=r"no layer 'conv5'; this trunk has conv1, conv2, conv3, conv4$"):
+        model.freeze("conv5")
