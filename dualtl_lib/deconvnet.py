@@ -1,0 +1,299 @@
+"""The deconvnet: which neurons of a trunk to show, and their projections onto the image (section 3.2, eqs. 4-13).
+
+Maps count from 1, as in the paper; rows and columns of a map from 0. A neuron lives after pooling where a layer pools
+(conv1, conv2, conv5; before normalization where that comes last) and after ReLU where it does not (conv3, conv4).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .caffenet import POOL_KERNEL, POOL_STRIDE, SIZE, Trunk
+from .projection import Pool, Projector, Record, Rules, Stage, field, forward
+
+VARIANTS = {
+    "paper": Rules(rectify=True, mask=False, assign=True, bias=True, lrn=False),
+    "zeiler": Rules(rectify=True, mask=False, assign=False, bias=False, lrn=False),
+    "guided": Rules(rectify=True, mask=True, assign=False, bias=False, lrn=False),
+    "gradient": Rules(rectify=False, mask=True, assign=False, bias=False, lrn=False),
+}
+STARTS = {"paper": "activation", "zeiler": "activation", "guided": "one", "gradient": "one"}
+REMEMBERED = 16  # images whose way forward is kept, about 4 MB each
+
+
+@dataclass
+class Patches:
+    """Projections of K neurons, each on its own; zero beyond the picture's edge.
+
+    patches: float32 [K, 3, S, S], RGB. tops, lefts: int64 [K], where each sits in the picture; may be negative.
+    images, maps, rows, columns: int64 [K], which neuron (maps from 1); activations: float32 [K].
+    """
+
+    patches: Tensor
+    tops: Tensor
+    lefts: Tensor
+    images: Tensor
+    maps: Tensor
+    rows: Tensor
+    columns: Tensor
+    activations: Tensor
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def paste(self, indices: Sequence[int] | None = None) -> Tensor:
+        """The patches at `indices` (all by default) in pictures of their own, float32 [K, 3, 227, 227]."""
+        indices = range(len(self)) if indices is None else indices
+        return torch.stack([self._pasted(i) for i in indices])
+
+    def _pasted(self, i: int) -> Tensor:
+        side, top, left = self.patches.shape[-1], int(self.tops[i]), int(self.lefts[i])
+        # A negative pad cuts off what lies beyond the edge.
+        return F.pad(self.patches[i], (left, SIZE - side - left, top, SIZE - side - top))
+
+
+class Deconvnet:
+    """Projects neurons of a trunk back onto the image.
+
+    variant: "paper" (eqs. 8-13), "zeiler" (Zeiler and Fergus 2014: windows that share a winner add, no bias),
+        "guided" (Springenberg et al. 2015) or "gradient".
+    lrn: "identity" passes normalization by; "gradient" takes its true gradient.
+    bias: whether to subtract the bias (eq. 9); None is the variant's own choice.
+    start: "activation" starts a neuron with its value, as eq. (8) does, "one" with 1, as a gradient does; None is the
+        variant's own choice, "activation" for "paper" and "zeiler". With "one", "zeiler" is Captum's deconvolution.
+
+    Images are uint8 RGB [N, 3, 227, 227], results float32 RGB in the trunk's input units, on the trunk's device. Each
+    image is computed by itself, so its result does not depend on the others. The way forward of the last 16 images is
+    kept, until a weight changes.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        variant: str = "paper",
+        lrn: str = "identity",
+        bias: bool | None = None,
+        start: str | None = None,
+    ):
+        _one_of("variant", variant, VARIANTS)
+        _one_of("lrn", lrn, ("identity", "gradient"))
+        start = _one_of("start", start or STARTS[variant], ("activation", "one"))
+        rules = VARIANTS[variant]._replace(lrn=lrn == "gradient")
+        self.trunk, self.variant, self.start = trunk, variant, start
+        self.rules = rules if bias is None else rules._replace(bias=bias)
+        self._seen: OrderedDict[bytes, list[Record]] = OrderedDict()
+        self._made_of = None
+
+    @torch.no_grad()
+    def feature_maps(self, images: Tensor, layer: str) -> Tensor:
+        """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide."""
+        self.trunk.layer(layer)
+        return torch.cat([self._records(x, layer)[-1].pooled for x in self._single(images)]).contiguous()
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: Tensor,
+        layer: str,
+        maps: Sequence[int] | None = None,
+        top: int | None = None,
+        top_of_layer: int | None = None,
+        neuron: tuple[int, int, int] | None = None,
+    ) -> Tensor:
+        """The chosen neurons projected together: float32 [N, 3, 227, 227].
+
+        maps: of these maps (from 1), by default of all. Of them all neurons, or the `top` strongest of each map, or
+        the `top_of_layer` strongest of all of them. neuron: one, as (map, row, column). Of equally strong neurons the
+        first in map, row, column order is taken. Raises ValueError naming what is allowed.
+        """
+        self._check(layer, maps, top, top_of_layer, neuron)
+        out = []
+        for image in self._single(images):
+            records = self._records(image, layer)
+            pooled = records[-1].pooled
+            chosen = choose(pooled[0], maps, top, top_of_layer, neuron)
+            values = pooled if self.start == "activation" else torch.ones_like(pooled)
+            local = chosen.sum() == 1
+            out.append(self._alone(records, chosen) if local else self._projector.whole(records, values, chosen))
+        return self.trunk.transform.to_rgb(torch.cat(out)).contiguous()
+
+    @torch.no_grad()
+    def reconstruct_each(
+        self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1
+    ) -> Patches:
+        """The `top` strongest neurons of every map (or of these maps), each projected on its own.
+
+        A neuron touches only its receptive field, so only that is computed. Patches come image by image, in each
+        map by map, in each strongest first.
+        """
+        self._check(layer, maps, top)
+        parts = []
+        for i, image in enumerate(self._single(images)):
+            pooled = self._records(image, layer)[-1].pooled[0]
+            which = torch.arange(len(pooled)) if maps is None else torch.as_tensor(list(maps)) - 1
+            places = strongest(pooled[which].flatten(1), top).flatten().cpu()
+            which = which.repeat_interleave(top)
+            width = pooled.shape[2]
+            parts.append(self.project(image, layer, which + 1, places // width, places % width, i))
+        return Patches(*(torch.cat([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
+
+    @torch.no_grad()
+    def project(self, image: Tensor, layer: str, maps: Tensor, rows: Tensor, columns: Tensor, index: int = 0):
+        """Neurons (maps from 1, rows, columns; int64 [K] each) of one image [1, 3, 227, 227], each on its own: Patches.
+
+        index: what Patches calls the image.
+        """
+        records = self._records(image, layer)
+        record, stage = records[-1], self._stages[len(records) - 1]
+        maps, rows, columns = (torch.as_tensor(t).cpu() for t in (maps, rows, columns))
+        device, width = record.conv.device, record.conv.shape[3]
+        activations = record.pooled[0, maps - 1, rows, columns]
+        at = record.switches[maps - 1, rows, columns].cpu() if stage.pool else rows * width + columns
+        seen = field(self._stages[: len(records)])
+        step = _stride(self._stages[: len(records)])
+        side = seen.bottom - seen.top
+        tops, lefts = seen.top + at // width * step, seen.left + at % width * step
+        patches = record.conv.new_zeros(len(maps), 3, side, side)
+        values = activations if self.start == "activation" else torch.ones_like(activations)
+        per_group = len(stage.weight) // stage.groups
+        key = (at * stage.groups + (maps - 1) // per_group).tolist()
+        for _, found in groupby(sorted(range(len(maps)), key=lambda k: (key[k], k)), key=key.__getitem__):
+            found = list(found)  # neurons that won at one position: they share one receptive field
+            row, column = divmod(int(at[found[0]]), width)
+            x, box = self._projector.one_each(records, values[found], (maps[found] - 1).to(device), row, column)
+            down, right = box.top - int(tops[found[0]]), box.left - int(lefts[found[0]])
+            patches[found, :, down : down + x.shape[2], right : right + x.shape[3]] = x
+        patches = self.trunk.transform.to_rgb(patches)
+        return Patches(patches, tops, lefts, torch.full_like(maps, index), maps, rows, columns, activations)
+
+    def _alone(self, records: list[Record], chosen: Tensor) -> Tensor:
+        """One neuron of all, from its receptive field, in a picture of its own [1, 3, 227, 227], trunk's colours."""
+        record, stage = records[-1], self._stages[len(records) - 1]
+        m, r, c = chosen.nonzero()[0]
+        value = record.pooled[0, m, r, c].view(1)
+        at = int(record.switches[m, r, c]) if stage.pool else int(r) * record.conv.shape[3] + int(c)
+        value = value if self.start == "activation" else torch.ones_like(value)
+        x, box = self._projector.one_each(records, value, m.view(1), *divmod(at, record.conv.shape[3]))
+        return F.pad(x, (box.left, SIZE - box.right, box.top, SIZE - box.bottom))
+
+    def _single(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images one by one; raises ValueError, as the trunk's transform does, where they are none."""
+        self.trunk.transform(images[:1])
+        if len(images) == 0:
+            raise ValueError("expected at least one image, found none")
+        return images.split(1)
+
+    def _records(self, image: Tensor, layer: str) -> list[Record]:
+        """Switches of one image up to a layer, remembered."""
+        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
+        if made_of != self._made_of:
+            self._seen.clear()
+            self._stages = stages_of(self.trunk)
+            self._projector, self._made_of = Projector(self._stages, self.rules), made_of
+        depth = [l.name for l in self.trunk.layers].index(layer) + 1
+        key = image.cpu().numpy().tobytes()
+        records = self._seen.pop(key, [])
+        if len(records) < depth:
+            device = self._stages[0].weight.device
+            records = forward(self._stages[:depth], self.trunk.transform(image.to(device)))
+        self._seen[key] = records
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return records[:depth]
+
+    def _check(self, layer, maps=None, top=None, top_of_layer=None, neuron=None) -> None:
+        """Raises ValueError naming what is allowed."""
+        count, height, width = self.shapes[self.trunk.layer(layer).name]
+        for m in [] if maps is None else maps:
+            _between(f"a map of {layer}", m, 1, count)
+        if maps is not None and len(maps) == 0:
+            raise ValueError(f"maps is empty; {layer} has maps 1 to {count}, and None means all of them")
+        if sum(x is not None for x in (top, top_of_layer, neuron)) > 1 or (neuron is not None and maps is not None):
+            raise ValueError("choose by top, by top_of_layer or by neuron (which names its map itself), not by several")
+        if top is not None:
+            _between(f"top (the neurons of a map of {layer})", top, 1, height * width)
+        if top_of_layer is not None:
+            most = height * width * (count if maps is None else len(set(maps)))
+            _between(f"top_of_layer (the neurons of these maps of {layer})", top_of_layer, 1, most)
+        if neuron is not None:
+            m, row, column = neuron
+            _between(f"a map of {layer}", m, 1, count)
+            _between(f"a row of {layer}", row, 0, height - 1)
+            _between(f"a column of {layer}", column, 0, width - 1)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(maps, rows, columns) of the neurons of each layer."""
+        if not hasattr(self, "_shapes"):
+            self._shapes = self.trunk.shapes()
+        return self._shapes
+
+
+def stages_of(trunk: Trunk) -> list[Stage]:
+    """A trunk as the stages that the way back runs through; its weights are shared, not copied."""
+    pool = Pool(POOL_KERNEL, POOL_STRIDE)
+    found = []
+    for layer in trunk.layers:
+        conv = trunk.get_submodule(layer.name)
+        weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        found.append(
+            Stage(
+                weight,
+                conv.bias.detach(),
+                layer.stride,
+                layer.padding,
+                layer.groups,
+                pool if layer.pool else None,
+                trunk.norm if layer.norm else None,
+                trunk.order == "norm-pool",
+            )
+        )
+    return found
+
+
+def strongest(values: Tensor, n: int) -> Tensor:
+    """Indices of the n largest of each row of values [R, K] -> [R, n], strongest first, of equals the first."""
+    if n == 1:
+        return values.argmax(1, keepdim=True)  # the first of equals, by its documentation
+    return values.sort(dim=1, descending=True, stable=True).indices[:, :n]
+
+
+def choose(maps: Tensor, numbers=None, top=None, top_of_layer=None, neuron=None) -> Tensor:
+    """Which neurons of maps [C, H, W] are meant, as `Deconvnet.reconstruct` says it: bool [C, H, W]."""
+    chosen = torch.zeros_like(maps, dtype=torch.bool)
+    if neuron is not None:
+        chosen[neuron[0] - 1, neuron[1], neuron[2]] = True
+        return chosen
+    which = slice(None) if numbers is None else [m - 1 for m in sorted(set(numbers))]
+    candidates = maps[which].flatten(1)
+    if top is None and top_of_layer is None:
+        chosen[which] = True
+        return chosen
+    rows = candidates if top is not None else candidates.flatten().unsqueeze(0)
+    marked = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, strongest(rows, top or top_of_layer), True)
+    chosen[which] = marked.view(-1, *maps.shape[1:])
+    return chosen
+
+
+def _stride(stages: list[Stage]) -> int:
+    """Pixels between neighbouring positions of the last stage's convolution."""
+    step = 1
+    for i, stage in enumerate(stages):
+        step *= stage.stride * (stage.pool.stride if stage.pool and i < len(stages) - 1 else 1)
+    return step
+
+
+def _one_of(what: str, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{what} is one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _between(what: str, value, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{what} is a whole number from {low} to {high}, not {value!r}")

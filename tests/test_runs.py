@@ -1,0 +1,91 @@
+"""Runs: config files, folders that no two runs share, files that appear whole or not at all."""
+
+import json
+
+import pytest
+
+from dualtl_lib import runs, summary
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "HOME", tmp_path)
+    monkeypatch.setattr(runs, "OUTPUT", tmp_path / "out")
+    (tmp_path / "config").mkdir()
+    return tmp_path
+
+
+def write(home, **changes):
+    settings = dict(title="t", weights="w", celeba="c", ckplus="k", budget="quick", seed=0, people=False) | changes
+    text = "\n".join(f"{k}: {json.dumps(v)}" for k, v in settings.items())
+    (home / "config" / "mine.yaml").write_text(text)
+
+
+@pytest.mark.parametrize("path", sorted((runs.HOME / "config").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_opens(path):
+    assert runs.open_run(path.stem).name == path.stem
+
+
+def test_a_changed_run_has_its_own_folders(home):
+    write(home)
+    same, other = runs.open_run("mine", seed=0), runs.open_run("mine", seed=3, budget=None)
+    assert same == runs.open_run("mine")
+    assert other.seed == 3 and other.name == "mine,seed=3"
+    assert not {same.path, same.figures} & {other.path, other.figures}
+
+
+def test_pictures_of_people_stay_out_of_the_committed_folder(home):
+    write(home, people=True)
+    run = runs.open_run("mine")
+    assert run.pictures == home / "out" / "runs" / "mine" / "figures"
+    write(home, people=False)
+    assert runs.open_run("mine").pictures == home / "out" / "figures" / "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(budget="huge"), "budget is one of quick, paper"),
+        (dict(seed="one"), "seed: expected int, found 'one'"),
+        (dict(sead=1), "sead: expected one of"),
+    ],
+)
+def test_a_wrong_config_names_file_and_key(home, changes, expected):
+    write(home, **changes)
+    with pytest.raises(ValueError, match=expected):
+        runs.open_run("mine")
+
+
+def test_a_missing_key_and_an_unknown_run(home):
+    write(home)
+    with pytest.raises(ValueError, match=r"no run 'other'.*which has mine"):
+        runs.open_run("other")
+    (home / "config" / "mine.yaml").write_text("title: t\n")
+    with pytest.raises(ValueError, match=r"mine.yaml: \w+: expected \w+, found None"):
+        runs.open_run("mine")
+
+
+def test_replacing_leaves_the_old_file_and_no_part_when_it_fails(tmp_path):
+    target = tmp_path / "deep" / "a.csv"
+    with runs.replacing(target) as part:
+        part.write_text("old")
+    with pytest.raises(RuntimeError), runs.replacing(target) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert [p.name for p in target.parent.iterdir()] == ["a.csv"]
+    assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_closing_table_gathers_notebooks_in_order(home):
+    write(home)
+    run = runs.open_run("mine")
+    with pytest.raises(FileNotFoundError, match="make reproduce RUN=mine"):
+        summary.table(run)
+    run.save_results("08_b", [{"item": "Table 6", "paper": "59.0 %", "measured": "m", "file": "table6.csv"}])
+    run.save_results("02_a", [{"item": "Fig. 4", "measured": "sharp", "file": "fig04.png"}])
+    table = summary.table(run)
+    assert table["figure or table"].tolist() == ["Fig. 4", "Table 6"]
+    assert table["paper"].tolist() == ["", "59.0 %"]
+    assert "measured on t" in summary.text(run)
+    assert json.loads((run.figures / "02_a.json").read_text())["provenance"]["versions"]["torch"]
