@@ -124,9 +124,9 @@ def departures(trunk, images: Tensor) -> pd.DataFrame:
     Relative difference of the projections, |other - paper| / |paper|, averaged over the images.
     """
     others = {
-        "bias not subtracted (eq. 9)": Deconvnet(trunk, variant="paper", bias=False),
-        "normalization by its gradient": Deconvnet(trunk, variant="paper", lrn="gradient"),
-        "shared winners added (eq. 8)": Deconvnet(trunk, variant="zeiler", bias=True),
+        "bias not subtracted (eq. 9)": Deconvnet(trunk, bias=False),
+        "normalization by its gradient": Deconvnet(trunk, lrn="gradient"),
+        "shared winners added (eq. 8)": Deconvnet(trunk, assign=False),
     }
     rows = []
     for layer in trunk.layers:

@@ -101,6 +101,16 @@ class Faces(torch.utils.data.Dataset):
         lines += [f"    {what}: {count}" for what, count in self.report.items()]
         return "\n".join(lines)
 
+    def batch(self, indices) -> Tensor:
+        """The images at these indices, uint8 [n, 3, 227, 227]."""
+        return torch.from_numpy(self.images[np.asarray(indices)])
+
+    def of_class(self, name: str) -> np.ndarray:
+        """Indices of the images of a class. Raises ValueError naming the classes where there is none of that name."""
+        if name not in self.classes:
+            raise ValueError(f"no class {name!r}; these faces have {', '.join(self.classes)}")
+        return np.flatnonzero(self.targets.numpy() == self.classes.index(name))
+
     def subset(self, indices) -> "Faces":
         """The faces at these indices (or where this mask is true), in that order, sharing the pixels."""
         chosen = np.arange(len(self))[np.asarray(indices)]
