@@ -83,7 +83,7 @@ class CelebA(Faces):
         files, names = [files[i] for i in kept], [names[i] for i in kept]
         targets = torch.tensor([labels[name] for name in names], dtype=torch.int64)
         who = [people.get(name, name) for name in names]
-        layout = "face box" if wild else "celeba"
+        layout = "detected" if wild else "celeba"
         super().__init__(images, targets, attributes, who, names, files, findings.counts(), layout)
 
 

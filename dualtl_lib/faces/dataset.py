@@ -78,7 +78,7 @@ class Faces(torch.utils.data.Dataset):
         sequences: Sequence[str],
         files: Sequence[str],
         report: dict[str, int] | None = None,
-        layout: str = "face box",
+        layout: str = "detected",
     ):
         self.images = images if isinstance(images, Images) else Images(images, np.arange(len(images)))
         self.targets = torch.as_tensor(targets, dtype=torch.int64)
