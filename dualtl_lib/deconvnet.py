@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -123,9 +124,7 @@ class Deconvnet:
         return self.trunk.transform.to_rgb(torch.cat(out)).contiguous()
 
     @torch.no_grad()
-    def reconstruct_each(
-        self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1
-    ) -> Patches:
+    def reconstruct_each(self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1) -> Patches:
         """The `top` strongest neurons of every map (or of these maps), each projected on its own.
 
         A neuron touches only its receptive field, so only that is computed. Patches come image by image, in each
@@ -295,5 +294,5 @@ def _one_of(what: str, value, allowed):
 
 
 def _between(what: str, value, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
         raise ValueError(f"{what} is a whole number from {low} to {high}, not {value!r}")
