@@ -83,7 +83,7 @@ class Prefix:
             folder.mkdir(parents=True, exist_ok=True)
             others = sorted(folder.glob("prefix-*.npy"), key=lambda p: p.stat().st_mtime)
             while others and self.bytes + sum(p.stat().st_size for p in others) > limit:
-                others.pop(0).unlink()
+                others.pop(0).unlink(missing_ok=True)  # another process may have been faster
             with runs.replacing(path) as part:
                 self._fill(np.lib.format.open_memmap(part, "w+", "f4", self.shape)).flush()
         return np.load(path, mmap_mode="r")

@@ -466,12 +466,17 @@ def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, iteration
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, __file__, tmp_path]
+    found = json.loads(in_process("kill", tmp_path).splitlines()[-1])
+    assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 1
+
+
+def in_process(*arguments) -> str:
+    """Run this file with these arguments; what it printed."""
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    command = [sys.executable, __file__, *map(str, arguments)]
     done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 1
+    return done.stdout
 
 
 def train_in_child(path):
@@ -518,5 +523,37 @@ def kill_often(folder, kills=30, seed=0):
     print(json.dumps({"kills": count, "resumed": resumed, "finished": finished}))
 
 
+# --- several processes
+
+
+def test_two_processes_train_as_one(tmp_path):
+    pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
+    path, alone = tmp_path / "two.safetensors", expression_net()
+    history = training.fit(alone, Patterns(), SHORT)
+    in_process("together", path)
+    together = expression_net()
+    resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
+    assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    for name, a in state(alone).items():
+        torch.testing.assert_close(together.state_dict()[name], a, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_is_shared_equally_or_refused():
+    class Three:
+        global_rank, world_size = 2, 3
+
+    assert training.Team(Three).share(12) == slice(8, 12)
+    with pytest.raises(ValueError, match="shared equally by 3"):
+        training.Team(Three).share(4)
+
+
+def train_together(path):
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric)
+
+
 if __name__ == "__main__":
-    kill_often(Path(sys.argv[1]))
+    {"kill": kill_often, "together": train_together}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,222 @@
+"""How fast training is: images a second of each step, against the plain loop, and the share of the matrix rate.
+
+python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm] [--precision float32]
+
+(a) step two, conv1 frozen; (b) step three, conv1 and conv2 frozen; (c) Fig. 18's heads, all layers frozen;
+(d) inference. The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader,
+torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the
+matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
+seconds. Random weights and pictures: neither changes the time.
+"""
+
+import argparse
+import os
+import resource
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from dualtl_lib import caffenet, evaluation, paper, training
+from dualtl_lib.prefix import Prefix
+from dualtl_lib.solver import CaffeSGD
+
+BATCH = 100
+STEPS = {
+    "(a) step two, conv1 frozen": (caffenet.AttributeNet, ("conv1",)),
+    "(b) step three, conv1-2 frozen": (caffenet.ExpressionNet, ("conv1", "conv2")),
+    "(c) Fig. 18's heads": (caffenet.ExpressionNet, ("conv1", "conv2", "conv3", "conv4", "conv5")),
+}
+
+
+class Noise(torch.utils.data.Dataset):
+    """Pictures of noise with random targets, as faces.Faces has them."""
+
+    def __init__(self, images: int, heads: int | None):
+        draw = np.random.default_rng(0)
+        self.images = draw.integers(0, 256, (images, 3, caffenet.SIZE, caffenet.SIZE), dtype=np.uint8)
+        self.targets = torch.from_numpy(draw.integers(0, 2, (images, heads) if heads else images))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int):
+        return torch.from_numpy(self.images[i]), self.targets[i]
+
+
+class Plain(nn.Module):
+    """The same network out of PyTorch's own modules, run from the first layer to the last at every step."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.transform, self.model = model.trunk.transform, model
+        steps = []
+        for layer in model.trunk.layers:
+            pool = [nn.MaxPool2d(3, 2, ceil_mode=True)] * layer.pool
+            norm = [nn.LocalResponseNorm(5, 1e-4, 0.75)] * layer.norm
+            after = pool + norm if model.trunk.order == "pool-norm" else norm + pool
+            steps += [model.trunk.get_submodule(layer.name), nn.ReLU(), *after]
+        self.layers = nn.Sequential(*steps)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.classify(self.layers(self.transform(images)))
+
+
+def build(kind: type, frozen: tuple[str, ...], order: str) -> nn.Module:
+    torch.manual_seed(0)
+    trunk = caffenet.Trunk(order=order)
+    return kind(trunk, paper.ATTRIBUTES if kind is caffenet.AttributeNet else paper.EXPRESSIONS).freeze(*frozen)
+
+
+def plain_steps(model: nn.Module, data: Noise):
+    """One training step of the plain loop at each `next`, with the images it took."""
+    net = Plain(model).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    solver = torch.optim.SGD(trained, 1e-6, momentum=0.9, weight_decay=5e-4)
+    while True:
+        for images, targets in torch.utils.data.DataLoader(data, BATCH, shuffle=True, drop_last=True):
+            loss = training.hinge(net(images), targets)
+            solver.zero_grad()
+            loss.backward()
+            solver.step()
+            yield len(images)
+
+
+def our_steps(model: nn.Module, data: Noise, precision: str):
+    """The same by the parts that training.fit is made of, the frozen layers' maps being there already."""
+    maps, solver = Prefix(model, data), CaffeSGD(model.named_parameters(), 0.9, 5e-4)
+    solver.rate = 1e-6
+    for t in range(10**9):
+        chosen = training.batch_indices(t, BATCH, len(data), seed=0)
+        with training._drawn_dropout(model, (0, t), BATCH, slice(0, BATCH)):
+            loss = training.hinge(training._logits(model, maps, chosen, precision), data.targets[chosen])
+        solver.zero_grad()
+        loss.backward()
+        solver.step()
+        yield BATCH
+
+
+def rates(turns: dict, rounds: int) -> dict[str, float]:
+    """Images a second of each, its best turn of `rounds`, after one that does not count."""
+    best = dict.fromkeys(turns, 0.0)
+    for turn in range(rounds + 1):
+        for name, steps in turns.items():
+            begin = time.perf_counter()
+            images = next(steps)
+            if turn:
+                best[name] = max(best[name], images / (time.perf_counter() - begin))
+    return best
+
+
+def matrix_rate(dtype: torch.dtype, n: int = 1024, budget: float = 2.0) -> float:
+    """Floating-point operations a second of a square matrix product: the best one within `budget` seconds."""
+    a, best, begin = torch.ones(n, n, dtype=dtype), 0.0, time.perf_counter()
+    while time.perf_counter() - begin < budget:
+        start = time.perf_counter()
+        a @ a
+        best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+def operations(model: nn.Module, training_step: bool) -> int:
+    """Floating-point operations for one image that cannot be avoided: those of the layers that are not frozen, forward,
+    and when training twice more (by the weights and by what enters, which the first of them does without)."""
+    shapes, total, first = model.trunk.shapes(), 0, True
+    skipped = model.frozen() if training_step else ()
+    for layer in model.trunk.layers:
+        conv = model.trunk.get_submodule(layer.name)
+        if layer.name in skipped:
+            continue
+        before = list(shapes)[list(shapes).index(layer.name) - 1]
+        side = (shapes[before][1] + 2 * layer.padding - layer.kernel) // layer.stride + 1
+        total += 2 * conv.weight.numel() * side**2 * (2 if first and training_step else 3 if training_step else 1)
+        first = False
+    head = 2 * sum(p.numel() for name, p in model.named_parameters() if name.startswith("fc") and p.ndim > 1)
+    return total + head * (2 if first and training_step else 3 if training_step else 1)
+
+
+def inference(data: Noise, order: str, rounds: int) -> dict[str, float]:
+    model = build(caffenet.ExpressionNet, (), order).eval()
+    plain = Plain(model).eval()
+
+    @torch.no_grad()
+    def by_plain():
+        while True:
+            for images, _ in torch.utils.data.DataLoader(data, BATCH, drop_last=True):
+                plain(images).argmax(1)
+                yield BATCH
+
+    def by_us():
+        first = FirstOf(data, BATCH)
+        while True:
+            evaluation.predict(model, first)
+            yield BATCH
+
+    return rates({"plain": by_plain(), "ours": by_us()}, rounds)
+
+
+class FirstOf:
+    """The first images of a data set."""
+
+    def __init__(self, data: Noise, n: int):
+        self.images, self.targets = data.images[:n], data.targets[:n]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def growth(sizes: list[int], order: str) -> None:
+    """Seconds and memory of step three's cache as the data set grows."""
+    print("\nThe frozen layers' maps of step three as the data grow")
+    print("\n| images | s | s per 1000 | MB |\n|---:|---:|---:|---:|")
+    for n in sizes:
+        model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
+        begin = time.perf_counter()
+        maps = Prefix(model, data)
+        taken = time.perf_counter() - begin
+        print(f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {maps.bytes / 1e6:.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=6, help="turns of each that count")
+    parser.add_argument("--order", choices=("pool-norm", "norm-pool"), default="pool-norm")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), default="float32")
+    parser.add_argument("--grow", type=int, nargs="*", default=[], help="sizes of data to fill the cache with")
+    args = parser.parse_args()
+    if args.images < BATCH:
+        parser.error(f"--images is at least a batch, {BATCH}")
+    cpu = torch.device("cpu")
+    precision = training.resolve(args.precision, cpu)
+    peak = matrix_rate(torch.float32)
+    half = matrix_rate(torch.bfloat16, n=128)
+    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
+    print(f"matrix rate: float32 {peak / 1e9:.0f} GFLOP/s, bfloat16 {half / 1e9:.0f}; trained in {precision}\n")
+    print("| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the float32 rate |")
+    print("|---|---:|---:|---:|---:|---:|")
+
+    def row(name: str, found: dict[str, float], work: int):
+        times, share = found["ours"] / found["plain"], found["ours"] * work / peak
+        print(f"| {name} | {found['plain']:.1f} | {found['ours']:.1f} | {times:.2f} | {work / 1e6:.0f} | {share:.0%} |")
+
+    for name, (kind, frozen) in STEPS.items():
+        model, other = build(kind, frozen, args.order), build(kind, frozen, args.order)
+        data = Noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
+        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision)}
+        found = rates(turns, args.iterations)
+        row(name, found, operations(model, training_step=True))
+        if name.startswith("(b)"):
+            minutes = paper.TABLE4["max_iter"] * BATCH / found["ours"] / 60
+    data = Noise(args.images, None)
+    found = inference(data, args.order, args.iterations)
+    row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
+    print(f"\nTable 4's {paper.TABLE4['max_iter']} iterations, extrapolated from (b): {minutes:.0f} minutes")
+    if args.grow:
+        growth(args.grow, args.order)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
