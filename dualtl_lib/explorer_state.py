@@ -1,0 +1,391 @@
+"""What the explorer shows, without the widgets: a state, and the pictures that the library computes for it.
+
+`State` is what a person has chosen. `Studio` holds a run's faces and models and turns a state into pictures (uint8
+[H, W, 3]), numbers and the call that makes the same projection in code. What is slow is kept per face and model.
+"""
+
+import contextlib
+import io
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, PngImagePlugin
+from torch import Tensor
+
+from . import caffenet, figures, materials, occlusion, runs
+from .deconvnet import Deconvnet
+from .faces import crop, splits
+
+MODELS = {  # what a person picks, and the trained model of the run behind it
+    "trunk as loaded": None,
+    "after the first transfer": "celeba",
+    "after the second transfer": "ckplus_fig14",
+}
+AS_LOADED, LAST = next(iter(MODELS)), MODELS["after the second transfer"]
+VARIANTS = {"the paper's": "paper", "Zeiler and Fergus": "zeiler", "guided": "guided", "gradient": "gradient"}
+TOP = 50  # the most neurons of a map that the slider picks
+STRIP = 12  # faces on the strip
+OUTLINES = 10  # the most receptive fields drawn
+THUMB = 80  # pixels, the side of a picture on the strip and on the contact sheet
+SHEET_COLUMNS = 12
+SIDE = caffenet.SIZE
+PIXELS = 50_000_000  # the largest uploaded picture
+YELLOW = (255, 213, 0)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a person has chosen.
+
+    face: index on the strip, uploaded faces last. map: counted from 1, None for every map. top: the strongest
+    neurons of each map, None for all. neuron: (row, column) of one neuron of the map, counted from 1, in place of
+    `top`. regions: of Table 6, covered. box: (x, y, width, height) in pixels, covered too. other: the model beside.
+    """
+
+    face: int = 0
+    model: str = AS_LOADED
+    layer: str = "conv3"
+    map: int | None = 1
+    top: int | None = None
+    neuron: tuple[int, int] | None = None
+    variant: str = "paper"
+    regions: tuple[str, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+    other: str = AS_LOADED
+
+    @property
+    def covered(self) -> bool:
+        return bool(self.regions or self.box)
+
+
+class Missing(Exception):
+    """Something that a person asked for is not here; the message says what to do."""
+
+
+class Studio:
+    """A run's faces and models, and what a state looks like."""
+
+    def __init__(self, run: runs.Run):
+        self.run = run
+        self.data = materials.ckplus(run)
+        self.rows = _chosen(self.data, run.seed)
+        self.faces = [torch.as_tensor(np.asarray(self.data.images[int(i)])) for i in self.rows]
+        self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
+        self._trained, self._nets = {}, {}
+
+    # -- what is there to choose from
+
+    def trunk(self, model: str) -> caffenet.Trunk:
+        """The trunk of a model. Raises Missing, saying which command makes it."""
+        name = MODELS[model]
+        if name is not None:
+            return self.trained(name).trunk
+        if None not in self._trained:
+            self._trained[None] = self._load(lambda: materials.trunk(self.run).eval())
+        return self._trained[None]
+
+    def trained(self, name: str):
+        """A trained model of the run. Raises Missing, saying which command makes it."""
+        if name not in self._trained:
+            self._trained[name] = self._load(lambda: materials.model(self.run, name).eval())
+        return self._trained[name]
+
+    def _load(self, load):
+        try:
+            return load()
+        except (FileNotFoundError, ValueError) as error:
+            raise Missing(str(error)) from error
+
+    def net(self, model: str, variant: str) -> Deconvnet:
+        """The deconvnet of a model, one for each thread, since it remembers the way forward of the faces it saw."""
+        key = (model, variant, threading.get_ident())
+        if key not in self._nets:
+            self._nets[key] = Deconvnet(self.trunk(model), variant=variant)
+        return self._nets[key]
+
+    def layers(self) -> dict[str, int]:
+        """Layers and their number of maps."""
+        return {layer.name: layer.maps for layer in self.trunk(AS_LOADED).layers}
+
+    def fitting(self, state: State) -> State:
+        """The nearest state that exists: a map within its layer, a neuron within its map, a box within the face."""
+        shapes = self.net(state.model, state.variant).shapes
+        layer = state.layer if state.layer in self.layers() else next(iter(self.layers()))
+        maps, rows, columns = shapes[layer]
+        number = None if state.map is None else min(max(state.map, 1), maps)
+        top = None if state.top is None else min(max(state.top, 1), TOP, rows * columns)
+        row, column = state.neuron or (0, 0)
+        neuron = state.neuron if number is not None and 1 <= row <= rows and 1 <= column <= columns else None
+        face = min(max(state.face, 0), len(self.faces) - 1)
+        return replace(state, layer=layer, map=number, top=top, neuron=neuron, face=face, box=_inside(state.box))
+
+    def add_face(self, content: bytes, name: str) -> int:
+        """Take in a picture file of any size, find the face and cut it out; its index. Raises Missing if it is no
+        picture."""
+        self.faces.append(torch.from_numpy(read_face(content, name)))
+        self.names.append(name)
+        return len(self.faces) - 1
+
+    # -- what the library computes
+
+    def image(self, state: State) -> Tensor:
+        """The face with what is covered, uint8 [1, 3, 227, 227]."""
+        image = self.faces[state.face][None].clone()
+        for region in state.regions:
+            image = occlusion.cover(image, region)
+        if state.box:
+            x, y, width, height = state.box
+            image[:, :, y : y + height, x : x + width] = 0
+        return image
+
+    def maps(self, state: State) -> Tensor:
+        """The layer's feature maps, float32 [C, H, W]."""
+        return self.net(state.model, state.variant).feature_maps(self.image(state), state.layer)[0]
+
+    def strongest(self, state: State, count: int = 12) -> list[int]:
+        """The maps whose strongest neuron speaks loudest for this face, counted from 1."""
+        peaks = self.maps(state).amax((1, 2))
+        return (peaks.argsort(descending=True, stable=True)[:count] + 1).tolist()
+
+    def neurons(self, state: State) -> list[tuple[int, int]]:
+        """The chosen neurons of the map that speak, (row, column) from 1, strongest first."""
+        if state.map is None:
+            return []
+        if state.neuron:
+            return [state.neuron]
+        values = self.maps(state)[state.map - 1]
+        order = values.flatten().argsort(descending=True, stable=True)[: int((values > 0).sum())]
+        width = values.shape[1]
+        return [(int(i) // width + 1, int(i) % width + 1) for i in order[: state.top]]
+
+    def projection(self, state: State, model: str | None = None) -> Tensor:
+        """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one."""
+        net = self.net(model or state.model, state.variant)
+        return net.reconstruct(self.image(state), state.layer, **self.choice(state))[0]
+
+    def choice(self, state: State) -> dict:
+        """The chosen neurons as arguments of Deconvnet.reconstruct, which counts rows and columns from 0."""
+        if state.neuron:
+            return {"neuron": (state.map, state.neuron[0] - 1, state.neuron[1] - 1)}
+        return {"maps": None if state.map is None else [state.map], "top": state.top}
+
+    @torch.no_grad()
+    def probabilities(self, state: State) -> dict[str, tuple[float, float]]:
+        """Softmax of the second transfer's scores by expression, (uncovered, covered). Raises Missing without it."""
+        model = self.trained(LAST)
+        images = torch.cat([self.faces[state.face][None], self.image(state)])
+        before, after = model(images).softmax(1).tolist()
+        return dict(zip(model.classes, zip(before, after, strict=True), strict=True))
+
+    @torch.no_grad()
+    def sensitivity(self, state: State, side: int = 48, step: int = 18) -> Iterator[tuple[float, np.ndarray]]:
+        """Where covering matters: the drop of an expression's probability with a black box at each place.
+
+        The expression is the face's own, or for an uploaded face the one that the model says. Yields
+        (share done 0..1, drops float32 [K, K]) a row at a time; a place not yet tried is 0. Raises Missing.
+        """
+        model, image = self.trained(LAST), self.image(state)
+        whole = model(image).softmax(1)[0]
+        name = self.names[state.face]
+        target = model.classes.index(name) if name in model.classes else int(whole.argmax())
+        places = list(range(0, SIDE - side + 1, step))
+        drops = np.zeros((len(places), len(places)), np.float32)
+        for row, y in enumerate(places):
+            images = image.repeat(len(places), 1, 1, 1)
+            for covered, x in zip(images, places, strict=True):
+                covered[:, y : y + side, x : x + side] = 0
+            drops[row] = (whole[target] - model(images).softmax(1)[:, target]).numpy()
+            yield (row + 1) / len(places), drops.copy()
+
+    # -- pictures, uint8 [H, W, 3]
+
+    def face_picture(self, state: State, scale: int = 2) -> np.ndarray:
+        """The face, with the receptive fields of the strongest chosen neurons outlined."""
+        picture = Image.fromarray(figures.picture(self.image(state)[0])).resize((SIDE * scale, SIDE * scale))
+        draw = ImageDraw.Draw(picture)
+        for neuron in self.neurons(state)[:OUTLINES]:
+            x, y, right, bottom = receptive_field(self.trunk(state.model), state.layer, *neuron)
+            draw.rectangle((x * scale, y * scale, right * scale - 1, bottom * scale - 1), outline=YELLOW, width=2)
+        return np.asarray(picture)
+
+    def projection_picture(self, state: State, model: str | None = None) -> np.ndarray:
+        """The projection as light on black, as in the figures."""
+        return eight_bit(figures.luminous(self.projection(state, model)))
+
+    def map_picture(self, state: State) -> np.ndarray:
+        """The feature map as a heat map, one pixel a neuron; of every map, the strongest at each place."""
+        maps = self.maps(state)
+        return heat((maps.amax(0) if state.map is None else maps[state.map - 1]).numpy())
+
+    def contact_sheet(self, state: State) -> np.ndarray:
+        """All maps of the layer, what the strongest neuron of each draws; THUMB pixels a map, row by row."""
+        net = self.net(state.model, state.variant)
+        tiles = [tile(patch) for patch in net.reconstruct_each(self.image(state), state.layer).patches]
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % SHEET_COLUMNS)
+        rows = np.array(tiles).reshape(-1, SHEET_COLUMNS, THUMB, THUMB, 3)
+        return rows.transpose(0, 2, 1, 3, 4).reshape(-1, SHEET_COLUMNS * THUMB, 3)
+
+    def strip(self) -> np.ndarray:
+        """The faces side by side."""
+        small = [Image.fromarray(figures.picture(f)).resize((THUMB, THUMB)) for f in self.faces[:STRIP]]
+        return np.concatenate([np.asarray(s) for s in small], axis=1)
+
+    # -- words
+
+    def title(self, state: State) -> str:
+        """What is shown, in words."""
+        which = "every map" if state.map is None else f"map {state.map}"
+        if state.neuron:
+            what = f"the neuron in row {state.neuron[0]}, column {state.neuron[1]} of {which}"
+        elif state.top:
+            what = f"the {state.top} strongest neurons of {which}" if state.top > 1 else f"the strongest of {which}"
+        else:
+            what = f"all neurons of {which}"
+        return f"{state.layer}, {what}, {state.model}"
+
+    def code(self, state: State) -> str:
+        """The call that makes the same projection, ready to paste."""
+        if state.face < len(self.rows):
+            face = f"torch.as_tensor(materials.ckplus(run).images[{int(self.rows[state.face])}])[None]"
+        else:
+            face = f"torch.from_numpy(read_face(open({self.names[state.face]!r}, 'rb').read(), 'mine'))[None]"
+        name = MODELS[state.model]
+        trunk = "materials.trunk(run)" if name is None else f'materials.model(run, "{name}").trunk'
+        arguments = "".join(f", {key}={value!r}" for key, value in self.choice(state).items() if value is not None)
+        lines = ["import torch", "from dualtl_lib import deconvnet, materials, occlusion, runs"]
+        if state.face >= len(self.rows):
+            lines.append("from dualtl_lib.explorer_state import read_face")
+        base, _, changes = self.run.name.partition(",")
+        changed = "".join(
+            f", {c.partition('=')[0]}={getattr(self.run, c.partition('=')[0])!r}" for c in changes.split(",") if c
+        )
+        lines += ["", f'run = runs.open_run("{base}"{changed})', f"face = {face}"]
+        lines += [f'face = occlusion.cover(face, "{region}")' for region in state.regions]
+        if state.box:
+            x, y, width, height = state.box
+            lines.append(f"face[:, :, {y}:{y + height}, {x}:{x + width}] = 0")
+        lines += [
+            f"trunk = {trunk}",
+            f'net = deconvnet.Deconvnet(trunk, variant="{state.variant}")',
+            f'projection = net.reconstruct(face, "{state.layer}"{arguments})  # float32 [1, 3, 227, 227]',
+        ]
+        return "\n".join(lines)
+
+    def snapshot(self, state: State) -> bytes:
+        """A PNG of face, feature map, projection and the same in the other model, its settings in its metadata."""
+        panels = [self.face_picture(state, 1), enlarged(self.map_picture(state)), self.projection_picture(state)]
+        with contextlib.suppress(Missing):
+            panels.append(self.projection_picture(state, state.other))
+        about = PngImagePlugin.PngInfo()
+        about.add_text("Title", self.title(state))
+        about.add_text("Description", f"Run {self.run.name}, made from {self.run.title}")
+        about.add_text("Software", "dualtl")
+        about.add_itxt("settings", json.dumps(asdict(state)))
+        about.add_itxt("code", self.code(state))
+        return png(np.concatenate(panels, axis=1), about)
+
+    def save(self, state: State) -> Path:
+        """Write the snapshot to runs/<name>/explorer/, which is not committed."""
+        content = self.snapshot(state)
+        number = "all" if state.map is None else state.map
+        path = self.run.path / "explorer" / f"{state.layer}-{number}-{runs.fingerprint(content)[:6]}.png"
+        with runs.replacing(path) as part:
+            part.write_bytes(content)
+        return path
+
+
+def settings(path: str | Path) -> State:
+    """The state that a saved PNG was made from. Raises ValueError for another picture."""
+    text = Image.open(path).info.get("settings")
+    if text is None:
+        raise ValueError(f"{path}: expected a picture saved by the explorer, found one without settings")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+    return State(**values)
+
+
+def read_face(content: bytes, name: str) -> np.ndarray:
+    """The face in a picture file, uint8 [3, 227, 227]; the centre square where none is found. Raises Missing."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as file:
+            if file.width * file.height > PIXELS:
+                raise Missing(f"{name} has {file.width} x {file.height} pixels; make it smaller than 50 million")
+            picture = file.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Missing(f"{name} is no picture that can be read; choose a whole .jpg or .png file") from error
+    return np.array(crop.resize(picture, crop.face_box(picture)))
+
+
+def receptive_field(trunk: caffenet.Trunk, layer: str, row: int, column: int) -> tuple[int, int, int, int]:
+    """What a neuron (row, column from 1) of a layer sees, (left, top, right, bottom) in pixels, within the picture.
+
+    Where a layer pools, the neuron is one after pooling, and sees what any of its window sees.
+    """
+    width, jump, start = 1, 1, 0
+    for step in trunk.layers:
+        width, jump, start = width + (step.kernel - 1) * jump, jump * step.stride, start - step.padding * jump
+        if step.pool:
+            width, jump = width + (caffenet.POOL_KERNEL - 1) * jump, jump * caffenet.POOL_STRIDE
+        if step.name == layer:
+            break
+    left, top = start + (column - 1) * jump, start + (row - 1) * jump
+    return max(left, 0), max(top, 0), min(left + width, SIDE), min(top + width, SIDE)
+
+
+def eight_bit(picture: np.ndarray) -> np.ndarray:
+    """0..1 -> uint8."""
+    return (picture * 255 + 0.5).astype(np.uint8)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Values [H, W] from 0 (black) over red and yellow to their largest (white), uint8 [H, W, 3]."""
+    share = np.clip(values / max(float(values.max()), 1e-12), 0, 1)
+    return eight_bit(np.clip(3 * share[..., None] - np.arange(3), 0, 1))
+
+
+def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """A small square picture with hard edges, uint8 [side, side, 3]."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST))
+
+
+def overlay(face: np.ndarray, drops: np.ndarray) -> np.ndarray:
+    """A dimmed grey face with drops [K, K] laid over it as heat, uint8 [227, 227, 3]."""
+    grey = face.mean(2, keepdims=True).astype(np.float32) * 0.5
+    warm = Image.fromarray(heat(np.maximum(drops, 0))).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.clip(grey + 0.8 * np.asarray(warm), 0, 255).astype(np.uint8)
+
+
+def tile(projection: Tensor) -> np.ndarray:
+    """A projection [3, H, W] as a picture of the contact sheet."""
+    picture = Image.fromarray(eight_bit(figures.luminous(projection)))
+    return np.asarray(picture.resize((THUMB, THUMB), Image.Resampling.BILINEAR))
+
+
+def png(picture: np.ndarray, about: PngImagePlugin.PngInfo | None = None) -> bytes:
+    """uint8 [H, W, 3] -> a PNG file. Little compression, since speed matters more here."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=1, pnginfo=about)
+    return file.getvalue()
+
+
+def _chosen(data, seed: int) -> list[int]:
+    """Faces for the strip, images that the second transfer did not train on: one of each class, then more."""
+    test = splits.random(data, seed)[0].test
+    labels = np.asarray(data.targets)[test]
+    rounds = [test[labels == label] for label in np.unique(labels)]
+    turns = [group[turn] for turn in range(max(map(len, rounds))) for group in rounds if turn < len(group)]
+    surprise = [i for i in turns if data.classes[int(data.targets[i])] == "surprise"]  # worth opening on
+    return [int(i) for i in dict.fromkeys(surprise[:1] + turns)][:STRIP]
+
+
+def _inside(box: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
+    """A box moved within the face."""
+    if box is None:
+        return None
+    x, y, width, height = (int(v) for v in box)
+    width, height = min(max(width, 1), SIDE), min(max(height, 1), SIDE)
+    return min(max(x, 0), SIDE - width), min(max(y, 0), SIDE - height), width, height
