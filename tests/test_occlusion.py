@@ -1,0 +1,84 @@
+"""Covering: which pixels go, that nothing else changes, that regions lie where the face's parts are."""
+
+import pytest
+import torch
+
+from dualtl_lib import occlusion, paper
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(1, 256, (2, 3, 227, 227), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_regions_are_those_of_table_6():
+    assert set(occlusion.REGIONS) == set(paper.TABLE6) - {"none"}
+
+
+@pytest.mark.parametrize("region", occlusion.REGIONS)
+@pytest.mark.parametrize("layout", occlusion.LAYOUTS)
+def test_cover_blackens_the_region_and_nothing_else(images, region, layout):
+    before, inside = images.clone(), occlusion.mask(region, layout=layout)
+    covered = occlusion.cover(images, region, layout=layout)
+    assert torch.equal(images, before) and covered.dtype == torch.uint8
+    assert (covered[..., inside] == 0).all() and torch.equal(covered[..., ~inside], images[..., ~inside])
+    assert 0.01 < inside.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_the_box_may_have_another_grey(images, value):
+    assert (occlusion.cover(images, "eyes", value)[..., occlusion.mask("eyes")] == value).all()
+
+
+def test_halves_are_halves_of_the_mouth():
+    mouth, left, bottom = (occlusion.mask(r) for r in ("mouth", "left half mouth", "bottom half mouth"))
+    for half in (left, bottom):
+        assert not (half & ~mouth).any()
+        assert abs(half.sum() / mouth.sum() - 0.5) < 0.02
+    columns, rows = mouth.nonzero()[:, 1].float(), mouth.nonzero()[:, 0].float()
+    assert left.nonzero()[:, 1].float().mean() < columns.mean()  # the viewer's left
+    assert bottom.nonzero()[:, 0].float().mean() > rows.mean()
+
+
+def test_regions_do_not_overlap_and_mouth_and_eyes_is_both():
+    mouth, eyes, rest = (occlusion.mask(r) for r in ("mouth", "eyes", "cheeks and forehead"))
+    assert not (mouth & eyes | mouth & rest | eyes & rest).any()
+    assert torch.equal(occlusion.mask("mouth and eyes"), mouth | eyes)
+
+
+def test_a_known_box_moves_the_region():
+    inside = occlusion.mask("mouth", layout=(0.5, 0.25, 0.5)).nonzero().float() / 227
+    left, top, right, bottom = occlusion.boxes("mouth")[0]
+    expected = torch.tensor([0.25 + top / 2, 0.5 + left / 2]), torch.tensor([0.25 + bottom / 2, 0.5 + right / 2])
+    assert torch.allclose(inside.amin(0), expected[0], atol=0.01)
+    assert torch.allclose(inside.amax(0), expected[1], atol=0.01)
+
+
+def test_celebas_regions_lie_on_the_aligned_eyes_and_mouth():
+    # The aligned release puts the eyes near (69, 111) and (108, 111) and the mouth's corners near (73, 152) and
+    # (105, 152) of 178x218; its centre square begins at row 20.
+    def covered(x: int, y: int, region: str) -> bool:
+        return bool(occlusion.mask(region, layout="celeba")[round((y - 20) / 178 * 227), round(x / 178 * 227)])
+
+    assert covered(69, 111, "eyes") and covered(108, 111, "eyes")
+    assert covered(73, 152, "mouth") and covered(105, 152, "mouth")
+    assert not covered(69, 111, "mouth") and not covered(89, 152, "eyes")
+    assert covered(73, 152, "left half mouth") and not covered(105, 152, "left half mouth")
+
+
+def test_cover_box(images):
+    covered = occlusion.cover_box(images, (0, 0.5, 1, 1), 7)
+    assert (covered[..., 114:, :] == 7).all() and torch.equal(covered[..., :114, :], images[..., :114, :])
+
+
+def test_errors_say_what_is_possible(images):
+    with pytest.raises(ValueError, match="region is one of .*mouth and eyes"):
+        occlusion.cover(images, "nose")
+    with pytest.raises(ValueError, match="layout is one of detected, celeba"):
+        occlusion.cover(images, "eyes", layout="sideways")
+    with pytest.raises(ValueError, match="expected square uint8 images"):
+        occlusion.cover(images.float(), "eyes")
+    with pytest.raises(ValueError, match="grey value"):
+        occlusion.cover(images, "eyes", 300)
+    with pytest.raises(ValueError, match="a box is"):
+        occlusion.cover_box(images, (0.5, 0, 0.4, 1))

@@ -1,0 +1,139 @@
+"""Splits: sizes, strata, nobody on both sides, the same from the same seed, clear errors."""
+
+import numpy as np
+import pytest
+
+from dualtl_lib.faces import Faces, splits
+
+CLASSES = ("neutral", "anger", "happy", "surprise")
+
+
+def made(n: int = 1875, people: int = 100, weights=(0.4, 0.1, 0.2, 0.3), seed: int = 0) -> Faces:
+    """Faces without pictures: random classes, people with three sequences each."""
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(len(weights), n, p=weights)
+    who = rng.integers(people, size=n)
+    recording = [f"S{p:03}/{r:03}" for p, r in zip(who, rng.integers(3, size=n), strict=True)]
+    files = [f"{i}.png" for i in range(n)]
+    images = np.broadcast_to(np.uint8(0), (n, 3, 227, 227))
+    return Faces(images, targets, CLASSES, [f"S{p:03}" for p in who], recording, files)
+
+
+def labelled(targets, people) -> Faces:
+    n = len(targets)
+    images = np.broadcast_to(np.uint8(0), (n, 3, 227, 227))
+    return Faces(images, targets, CLASSES, people, people, [f"{i}.png" for i in range(n)])
+
+
+def shares(faces: Faces, indices: np.ndarray) -> np.ndarray:
+    return np.bincount(faces.targets.numpy()[indices], minlength=4) / len(indices)
+
+
+def whole(faces: Faces, split: splits.Split) -> bool:
+    return np.array_equal(np.sort(np.concatenate(split)), np.arange(len(faces)))
+
+
+def test_images_at_random_have_the_papers_sizes_and_every_class_its_share():
+    faces = made()
+    (split,) = splits.random(faces, seed=3)
+    assert [len(part) for part in split] == [1400, 275, 200]  # section 4.3.1
+    assert whole(faces, split)
+    for part in split:
+        assert np.abs(shares(faces, part) - shares(faces, np.arange(1875))).max() < 1 / 200
+
+
+def test_a_smaller_set_gets_the_papers_shares_and_a_warning():
+    with pytest.warns(UserWarning, match="300 images are fewer than the paper's 1875"):
+        (split,) = splits.random(made(300))
+    assert [len(part) for part in split] == [224, 44, 32]
+
+
+def test_sizes_as_fractions_and_numbers():
+    faces = made(400)
+    assert [len(p) for p in splits.random(faces, test=0.25, validation=0.1)[0]] == [260, 40, 100]
+    assert [len(p) for p in splits.random(faces, test=50, validation=30)[0]] == [320, 30, 50]
+
+
+@pytest.mark.parametrize(("protocol", "groups"), [(splits.people, "people"), (splits.sequences, "sequences")])
+def test_groups_are_kept_apart_and_every_image_is_tested_once(protocol, groups):
+    faces = made(900)
+    found = protocol(faces, folds=5, seed=1)
+    assert np.array_equal(np.sort(np.concatenate([s.test for s in found])), np.arange(900))
+    names = getattr(faces, groups)
+    for split in found:
+        assert whole(faces, split)
+        sides = [set(names[part]) for part in split]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert np.abs(shares(faces, split.test) - shares(faces, np.arange(900))).max() < 0.08
+        assert splits.overlap(faces, split)[f"{groups} on both sides"] == 0
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another():
+    faces = made(600)
+    for protocol in (lambda s: splits.random(faces, s, 0.1, 0.1), lambda s: splits.people(faces, 4, s)):
+        first, again, other = protocol(5), protocol(5), protocol(6)
+        assert all(np.array_equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+        assert not np.array_equal(first[0].test, other[0].test)
+
+
+def test_overlap_counts_people_and_sequences_on_both_sides():
+    faces = labelled([0, 1, 0, 1], ["ann", "bob", "ann", "eve"])
+    faces.sequences = np.array(["ann/1", "bob/1", "ann/2", "eve/1"])
+    split = splits.Split(np.array([0, 1]), np.array([], int), np.array([2, 3]))
+    assert splits.overlap(faces, split) == {
+        "people tested": 2,
+        "people on both sides": 1,
+        "sequences tested": 2,
+        "sequences on both sides": 0,
+    }
+
+
+def test_attributes_are_split_without_strata():
+    n = 120
+    images = np.broadcast_to(np.uint8(0), (n, 3, 227, 227))
+    targets = np.random.default_rng(0).integers(2, size=(n, 3))
+    names = [f"p{i // 4}" for i in range(n)]
+    faces = Faces(images, targets, ("a", "b", "c"), names, names, names)
+    assert whole(faces, splits.random(faces, test=0.2, validation=0.2)[0])
+    assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in splits.people(faces, folds=3))
+
+
+def test_a_class_with_fewer_images_than_folds_is_named():
+    faces = labelled([0] * 30 + [1] * 4, [f"p{i}" for i in range(34)])
+    with pytest.raises(ValueError, match="at least 10 images.*anger has 4"):
+        splits.people(faces, folds=10)
+    with pytest.raises(ValueError, match="at least 3 images.*anger has 2"):
+        splits.random(faces.subset(range(32)), test=4, validation=4)
+
+
+def test_a_class_of_fewer_people_than_folds_is_warned_of():
+    faces = labelled([0] * 30 + [1] * 12, [f"p{i}" for i in range(30)] + ["q1"] * 6 + ["q2"] * 6)
+    with pytest.warns(UserWarning, match="anger has 2 people, fewer than 5 folds"):
+        found = splits.people(faces, folds=5)
+    assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in found)
+
+
+def test_people_who_show_one_class_only_are_kept_apart_all_the_same():
+    faces = labelled(np.repeat([0, 1, 2, 3], 20), np.repeat([f"p{i}" for i in range(40)], 2))
+    found = splits.people(faces, folds=5)
+    assert all(len(np.unique(faces.targets[s.test])) == 4 for s in found)
+    assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in found)
+
+
+@pytest.mark.parametrize("people", [1, 3])
+def test_fewer_people_than_folds_is_an_error(people):
+    faces = labelled([0, 1] * 15, [f"p{i % people}" for i in range(30)])
+    with pytest.raises(ValueError, match=f"{people} people cannot be kept apart in 5 folds"):
+        splits.people(faces, folds=5)
+
+
+@pytest.mark.parametrize(("test", "validation"), [(300, 200), (2, 50), (0, 10), (0.9, 0.2), (-5, 10)])
+def test_impossible_sizes_are_an_error(test, validation):
+    with pytest.raises(ValueError, match="cannot give"):
+        splits.random(made(400), test=test, validation=validation)
+
+
+@pytest.mark.parametrize("settings", [dict(folds=1), dict(validation=0), dict(validation=0.9)])
+def test_impossible_folds_are_an_error(settings):
+    with pytest.raises(ValueError, match="folds is 2 or more"):
+        splits.people(made(200), **settings)
