@@ -72,7 +72,7 @@ def test_cover_box(images):
 
 
 def test_errors_say_what_is_possible(images):
-    with pytest.raises(ValueError, match="region is one of .*mouth and eyes"):
+    with pytest.raises(ValueError, match=r"region is one of .*mouth and eyes"):
         occlusion.cover(images, "nose")
     with pytest.raises(ValueError, match="layout is one of detected, celeba"):
         occlusion.cover(images, "eyes", layout="sideways")

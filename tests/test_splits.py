@@ -100,9 +100,9 @@ def test_attributes_are_split_without_strata():
 
 def test_a_class_with_fewer_images_than_folds_is_named():
     faces = labelled([0] * 30 + [1] * 4, [f"p{i}" for i in range(34)])
-    with pytest.raises(ValueError, match="at least 10 images.*anger has 4"):
+    with pytest.raises(ValueError, match=r"at least 10 images.*anger has 4"):
         splits.people(faces, folds=10)
-    with pytest.raises(ValueError, match="at least 3 images.*anger has 2"):
+    with pytest.raises(ValueError, match=r"at least 3 images.*anger has 2"):
         splits.random(faces.subset(range(32)), test=4, validation=4)
 
 
