@@ -482,7 +482,7 @@ class _Painter:
                 (0.98, -1.05), (wide, -0.4), (wide, low)]  # fmt: skip
         edge = curve(hairline)
         canvas.stroke(edge + (0, 0.03), self.dark, 0.07, 0.5, 0.035)
-        canvas.fill(np.concatenate([curve(over), edge]), tone, 1.0, 0.012)
+        canvas.fill(np.concatenate([curve(over), edge]), tone)
         if p.style == "curly":
             for angle in np.linspace(0.25, np.pi - 0.25, 9):
                 x, y = 0.86 * np.cos(angle), -0.5 - 0.62 * np.sin(angle)
@@ -495,7 +495,7 @@ class _Painter:
                 end = edge[int(step * (len(edge) - 1))] * (1.02, 1.0) + (0, -0.02)
                 middle = 0.5 * (root + end) + (np.sign(end[0]) * 0.2, -0.12)
                 strands.append(curve([root, middle, end], 5))
-            canvas.stroke(strands, tone * shade + (4 if shade > 1 else 0), 0.022, 0.5, 0.012)
+            canvas.stroke(strands, tone * shade + (4 if shade > 1 else 0), 0.018, 0.35)
 
     def glasses(self):
         p, canvas = self.person, self.canvas

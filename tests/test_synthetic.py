@@ -1,0 +1,272 @@
+"""Synthetic faces: layouts, labels, masks, metadata, determinism, and that each attribute is its own."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualtl_lib import paper
+from dualtl_lib.faces import synthetic
+from dualtl_lib.faces.anatomy import LEFT, RIGHT, Features, draw_attributes
+from dualtl_lib.faces.synthetic import EXPRESSIONS, Identity, View, ckplus_plan, face
+
+NEUTRAL = dict.fromkeys(paper.ATTRIBUTES, 0.0)
+REGIONS = {  # which parts an attribute is drawn in or around
+    "Arched_Eyebrows": {"left_brow", "right_brow"},
+    "Bags_Under_Eyes": {"left_eye", "right_eye", "left_cheek", "right_cheek"},
+    "Big_Lips": {"mouth"},
+    "Big_Nose": {"nose"},
+    "Oval_Face": {"chin"},
+    "High_Cheekbones": {"left_cheek", "right_cheek"},
+    "Mouth_Slightly_Open": {"mouth"},
+    "Narrow_Eyes": {"left_eye", "right_eye"},
+    "Pointy_Nose": {"nose"},
+    "Rosy_Cheeks": {"left_cheek", "right_cheek"},
+    "Smiling": {"mouth", "left_cheek", "right_cheek"},
+    "Bushy_Eyebrows": {"left_brow", "right_brow"},
+}
+
+
+def person(number=0):
+    return Identity.draw(np.random.default_rng([11, number]))
+
+
+def digests(root):
+    """SHA-256 of every file below root."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def celeba(tmp_path_factory):
+    return synthetic.write_celeba(tmp_path_factory.mktemp("faces") / "celeba", people=10, images=24, workers=1)
+
+
+@pytest.fixture(scope="module")
+def ckplus(tmp_path_factory):
+    return synthetic.write_ckplus(tmp_path_factory.mktemp("faces") / "ckplus", subjects=2, workers=1)
+
+
+def test_celeba_layout(celeba):
+    lines = (celeba / "list_attr_celeba.txt").read_text().splitlines()
+    names = lines[1].split()
+    assert lines[0] == "24"
+    assert len(names) == 40
+    assert names == sorted(names, key=str.lower)  # CelebA's order is the alphabet's
+    rows = [line.split() for line in lines[2:]]
+    assert [row[0] for row in rows] == [f"{k:06d}.jpg" for k in range(1, 25)]
+    assert {value for row in rows for value in row[1:]} == {"1", "-1"}
+    assert lines[2].startswith(("000001.jpg -1 ", "000001.jpg  1 "))
+    for row in rows:
+        with Image.open(celeba / "img_align_celeba" / row[0]) as picture:
+            assert (picture.size, picture.mode, picture.format) == ((178, 218), "RGB", "JPEG")
+            assert "synthetic faces" in picture.info["comment"].decode()
+
+
+def test_celeba_partitions_keep_people_apart(celeba):
+    def column(name):
+        return dict(line.split() for line in (celeba / name).read_text().splitlines())
+
+    people, partition = column("identity_CelebA.txt"), column("list_eval_partition.txt")
+    assert people.keys() == partition.keys()
+    assert len(set(people.values())) == 10
+    assert set(partition.values()) == {"0", "1", "2"}
+    assert len({(people[k], partition[k]) for k in people}) == 10
+
+
+def test_celeba_labels_follow_the_drawing():
+    rng = np.random.default_rng(3)
+    someone, attributes = person(), draw_attributes(rng)
+    labels = dict(zip(synthetic.CELEBA_ATTRIBUTES, synthetic.celeba_labels(someone, attributes), strict=True))
+    for name in paper.ATTRIBUTES:
+        assert labels[name] == (attributes[name] > 0.5)
+    assert labels["Male"] == someone.male
+    assert labels["Eyeglasses"] == someone.glasses
+
+
+def test_attributes_are_independent_and_not_rare():
+    drawn = np.array([[v > 0.5 for v in draw_attributes(np.random.default_rng([5, k])).values()] for k in range(2000)])
+    assert (drawn.mean(0) > 0.12).all()
+    assert (drawn.mean(0) < 0.6).all()
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(12)).max() < 0.1
+
+
+def test_ckplus_layout(ckplus):
+    labels = sorted(ckplus.glob("Emotion/*/*/*_emotion.txt"))
+    assert len(labels) == 7  # two subjects show each emotion once
+    for label in labels:
+        assert label.read_text() == f"   {int(float(label.read_text()))}.0000000e+00\n"
+        subject, sequence = label.parts[-3:-1]
+        frames = sorted((ckplus / "cohn-kanade-images" / subject / sequence).iterdir())
+        assert 7 <= len(frames) <= 9
+        assert [f.name for f in frames] == [f"{subject}_{sequence}_{k:08d}.png" for k in range(1, len(frames) + 1)]
+        assert label.name == f"{frames[-1].stem}_emotion.txt"
+        with Image.open(frames[-1]) as picture:
+            assert (picture.size, picture.mode) == ((640, 490), "L")
+            assert "synthetic faces" in picture.text["Title"]
+    assert {p.parent.parent.name for p in labels} == {"S005", "S006"}
+    codes = {int(float(label.read_text())) for label in labels}
+    assert codes == set(range(1, 8))
+
+
+def test_ckplus_plan_has_the_official_counts():
+    plan = ckplus_plan(123, seed=0)
+    shown = [emotion for emotions in plan for emotion in emotions]
+    assert len(shown) == 327
+    assert {e: shown.count(e) for e in set(shown)} == synthetic.CKPLUS_COUNTS
+    assert all(1 <= len(emotions) == len(set(emotions)) <= 6 for emotions in plan)
+
+
+def test_sequences_go_from_neutral_to_peak(ckplus):
+    for folder in sorted(ckplus.glob("cohn-kanade-images/S005/*")):
+        frames = [np.asarray(Image.open(f), float) for f in sorted(folder.iterdir())]
+        away = [np.abs(frame - frames[0]).mean() for frame in frames]
+        assert away[1] < away[-1]
+        assert np.abs(frames[-1] - frames[-3]).mean() < away[-1]
+
+
+@pytest.mark.parametrize("layout", ["celeba", "ckplus"])
+def test_boxes_and_masks_of_every_picture(layout, request):
+    root = request.getfixturevalue(layout)
+    lines = (root / "boxes.csv").read_text().splitlines()[1:]
+    pictures = [p for folder in ("img_align_celeba", "cohn-kanade-images") for p in (root / folder).rglob("*.*")]
+    assert len(lines) == len(pictures)
+    file = lines[-1].split(",")[0]
+    with Image.open(root / file) as picture:
+        size = picture.size[::-1]
+    x, y, side = box = synthetic.box(root, file)
+    masks = synthetic.parts(root, file)
+    assert set(masks) == set(synthetic.PARTS)
+    for mask in masks.values():
+        assert mask.shape == size
+        assert mask.any()
+    rows, columns = np.nonzero(masks["left_eye"] | masks["mouth"])
+    assert x < columns.min() and columns.max() < x + side
+    assert y < rows.min() and rows.max() < y + side
+    cut = synthetic.parts(root, file, box)
+    assert cut["nose"].shape == (227, 227)
+    assert abs(np.nonzero(cut["nose"])[1].mean() - 113) < 30
+    with Image.open((root / "parts" / file).with_suffix(".png")) as index:
+        assert "synthetic faces" in index.text["Title"]
+
+
+def test_masks_of_pictures_without_them_are_asked_for(celeba):
+    with pytest.raises(FileNotFoundError, match="no part masks"):
+        synthetic.parts(celeba, "img_align_celeba/999999.jpg")
+
+
+def test_same_seed_same_bytes_whatever_the_workers(celeba, tmp_path):
+    again = synthetic.write_celeba(tmp_path / "celeba", people=10, images=24, workers=2)
+    assert digests(again) == digests(celeba)
+    other = synthetic.write_celeba(tmp_path / "other", people=10, images=24, seed=1, workers=1)
+    assert digests(other)["img_align_celeba/000001.jpg"] != digests(celeba)["img_align_celeba/000001.jpg"]
+
+
+def test_a_complete_folder_is_left_alone_and_a_foreign_one_refused(celeba, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in celeba.rglob("*")}
+    synthetic.write_celeba(celeba, people=10, images=24, workers=1)
+    assert {p: p.stat().st_mtime_ns for p in celeba.rglob("*")} == before
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not synthetic faces"):
+        synthetic.write_celeba(tmp_path, people=10, images=24)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(synthetic, "_write_boxes", fails)
+    with pytest.raises(OSError, match="disk full"):
+        synthetic.write_celeba(tmp_path / "celeba", people=3, images=3, workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("attribute", paper.ATTRIBUTES)
+def test_an_attribute_changes_its_own_region(attribute):
+    """Where the change is densest is a part that the attribute is about, on each of three people."""
+    for number in range(3):
+        someone = person(number)
+        without, parts_without = face(someone, {}, NEUTRAL)
+        with_it, parts_with = face(someone, {}, NEUTRAL | {attribute: 1.0})
+        change = np.abs(with_it.astype(float) - without).mean(2)
+        names = [name for name in synthetic.PARTS if name != "face"]
+        density = {name: change[parts_without[name] | parts_with[name]].mean() for name in names}
+        assert max(density.values()) > 3
+        assert max(density, key=density.get) in REGIONS[attribute], density
+
+
+def test_masks_lie_where_the_features_are_drawn():
+    """A mask covers what it names: opening the mouth, closing the eyes or raising the brows changes just that."""
+    someone = person(1)
+    plain, masks = face(someone, {}, NEUTRAL)
+    for units, names in (({7: 1.0}, ("left_eye", "right_eye")), ({23: 1.0}, ("mouth",))):
+        moved, after = face(someone, units, NEUTRAL)
+        change = np.abs(moved.astype(float) - plain).mean(2) > 12
+        covered = np.any([masks[name] | after[name] for name in names], 0)
+        around = np.pad(covered, 8)
+        near = np.any([np.roll(around, shift, (0, 1)) for shift in ((8, 0), (-8, 0), (0, 8), (0, -8), (0, 0))], 0)
+        assert change.sum() > 20
+        assert (change & near[8:-8, 8:-8]).sum() > 0.9 * change.sum()
+    left = np.nonzero(masks["left_eye"])[1].mean()
+    assert left < np.nonzero(masks["nose"])[1].mean() < np.nonzero(masks["right_eye"])[1].mean()
+
+
+def test_expressions_are_the_action_units_that_ckplus_codes():
+    rng = np.random.default_rng(0)
+    needs = dict(anger={4}, contempt={14}, fear={1, 2, 4, 5, 20}, happy={6, 12}, sadness={1, 4, 15}, surprise={1, 2, 5})
+    assert set(EXPRESSIONS) == set(paper.EXPRESSIONS)
+    for emotion, units in needs.items():
+        for _ in range(20):
+            assert units <= EXPRESSIONS[emotion].draw(rng).keys()
+    for _ in range(20):
+        assert {9, 10} & EXPRESSIONS["disgust"].draw(rng).keys()
+        assert {23, 24} & EXPRESSIONS["anger"].draw(rng).keys()
+        assert {26, 27} & EXPRESSIONS["surprise"].draw(rng).keys()
+        assert 0.0 in EXPRESSIONS["contempt"].draw(rng)[14]  # one corner only
+    assert EXPRESSIONS["neutral"].draw(rng) == {}
+
+
+def test_action_units_move_features_the_way_facs_says():
+    def feature(units):
+        return Features(person(2), units, NEUTRAL)
+
+    rest = feature({})
+    assert feature({12: 1.0}).corner[LEFT][1] < rest.corner[LEFT][1]  # y points down: corners rise
+    assert feature({15: 1.0}).corner[RIGHT][1] > rest.corner[RIGHT][1]
+    assert feature({20: 1.0}).corner[RIGHT][0] > rest.corner[RIGHT][0]
+    assert feature({27: 1.0}).opening > feature({26: 1.0}).opening > feature({25: 1.0}).opening > rest.opening
+    assert feature({27: 1.0}).chin > rest.chin
+    assert feature({5: 1.0}).eyes[LEFT]["top"] > rest.eyes[LEFT]["top"] > feature({7: 1.0}).eyes[LEFT]["top"]
+    inner, outer = rest.brows[LEFT]["line"][[0, 3], 1]
+    assert feature({1: 1.0}).brows[LEFT]["line"][0, 1] < inner
+    assert feature({2: 1.0}).brows[LEFT]["line"][3, 1] < outer
+    assert feature({4: 1.0}).brows[LEFT]["line"][0, 1] > inner
+    one_sided = feature({14: (1.0, 0.0)})
+    assert one_sided.corner[LEFT][1] < rest.corner[LEFT][1]
+    assert one_sided.corner[RIGHT][1] == rest.corner[RIGHT][1]
+
+
+def test_unknown_action_units_and_attributes_are_refused():
+    with pytest.raises(ValueError, match="99"):
+        face(person(), {99: 1.0})
+    with pytest.raises(ValueError, match="Smilling"):
+        face(person(), {}, {"Smilling": 1})
+
+
+def test_123_people_are_distinct():
+    """No two of them are closer, as small neutral pictures, than one of them under another pose."""
+    view, turned = View(30, 26, 16), View(30.5, 26, 16, yaw=3)
+    pictures = np.array([face(person(k), {}, NEUTRAL, view, size=(68, 60))[0].ravel() for k in range(123)], float)
+    moved = np.array([face(person(k), {}, NEUTRAL, turned, size=(68, 60))[0].ravel() for k in range(0, 123, 12)], float)
+    apart = np.sqrt(((pictures[:, None, ::7] - pictures[None, :, ::7]) ** 2).mean(2)) + 1e9 * np.eye(123)
+    same = np.sqrt(((moved[:, ::7] - pictures[::12, ::7]) ** 2).mean(1))
+    assert apart.min() > np.median(same)
+
+
+def test_it_can_be_said_what_is_wrong_with_the_settings(tmp_path):
+    with pytest.raises(ValueError, match="people=5, images=4"):
+        synthetic.write_celeba(tmp_path / "celeba", people=5, images=4)
+    with pytest.raises(ValueError, match="subjects=1"):
+        synthetic.write_ckplus(tmp_path / "ckplus", subjects=1)
