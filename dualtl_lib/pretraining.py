@@ -157,7 +157,7 @@ def cut(images: Tensor, labels: Tensor, size: int, rng: np.random.Generator) -> 
 
 
 def edges_and_blobs(seed: int, maps: int, kernel: int, scenes: int = 500, iterations: int = 20) -> Tensor:
-    """conv1's beginning: [maps, 3, kernel, kernel], BGR, centres of spherical k-means over whitened patches of scenes."""
+    """conv1's beginning [maps, 3, kernel, kernel], BGR: centres of spherical k-means over whitened patches."""
     rng = np.random.default_rng(seed)
     patches = []
     for index in range(scenes):
@@ -184,7 +184,7 @@ def edges_and_blobs(seed: int, maps: int, kernel: int, scenes: int = 500, iterat
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Rising for WARM_UP steps, then a quarter of a cosine's period down to nothing."""
+    """Rising for WARM_UP steps, then half a cosine's period down to nothing."""
     return LEARNING_RATE * min(1, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
@@ -274,11 +274,9 @@ class Pretraining:
                 self.seconds, began = self.seconds + time.monotonic() - began, time.monotonic()
                 sums[:] = 0
                 self.save(checkpoint)
-                names = ["loss", *(task.name for task in procedural.TASKS)]
-                bar.write(
-                    f"step {self.step}: "
-                    + ", ".join(f"{n} {x:.3f}" for n, x in zip(names, self.curve[-1][1:], strict=True))
-                )
+                names = ("loss", *(task.name for task in procedural.TASKS))
+                values = zip(names, self.curve[-1][1:], strict=True)
+                bar.write(f"step {self.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in values))
         bar.close()
 
     def finished(self, scenes: int = 96) -> caffenet.Trunk:

@@ -5,6 +5,7 @@ a textured ground with a few textured shapes on it, raised or sunken in a light 
 made noisy. Learning from formulas: Kataoka et al., Pre-training without natural images, ACCV 2020.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -107,14 +108,13 @@ def spots(u, v, rng):
 
 def hair(u, v, rng):
     """Noise drawn out along the texture's direction."""
-    along = cv2.remap(
+    return cv2.remap(
         rng.random((256, 256), dtype=np.float32),
         (4 * u).astype(np.float32),
         (v / 2).astype(np.float32),
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_WRAP,
     )
-    return along
 
 
 def cells(u, v, rng):
@@ -220,11 +220,9 @@ def frame(rng):
 
 def plus(rng):
     w = rng.uniform(0.2, 0.4)
-    return [
-        np.array(
-            [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
-        )
-    ]
+    quarter = np.array([(-w, -1), (w, -1), (w, -w)])
+    turned = [quarter @ np.array([[c, k], [-k, c]]) for c, k in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+    return [np.concatenate(turned)]
 
 
 def flower(rng):
@@ -239,9 +237,8 @@ def gear(rng):
 
 def heart(rng):
     a = np.arange(60) * TAU / 60
-    curve = np.stack(
-        [16 * np.sin(a) ** 3, -(13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a))], 1
-    )
+    y = 13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a)
+    curve = np.stack([16 * np.sin(a) ** 3, -y], 1)
     return [curve / 17]
 
 
@@ -322,6 +319,9 @@ SHAPES = {
     ellipse, bar, ring, frame, plus, flower, gear, heart, drop, half, crescent, arrow, spiral, snake, blob, fractal
 )}  # fmt: skip
 
+# Drawn with a pen, by _stroke: an outline that may cross itself.
+PENNED = {"spiral", "snake", "L", "V", "Z", "U", "W", *(name for name in SHAPES if name.startswith("arc"))}
+
 
 # --- Scenes
 
@@ -337,7 +337,7 @@ TASKS = (
     Task("shape", ("ground", *SHAPES)),
     Task("texture", tuple(f.__name__ for f in TEXTURES)),
     Task("orientation", tuple(f"{180 * k / ORIENTATIONS:.0f} degrees" for k in range(ORIENTATIONS))),
-    Task("period", tuple(f"{a:g} to {b:g} pixels" for a, b in zip(PERIODS, PERIODS[1:], strict=False))),
+    Task("period", tuple(f"{a:g} to {b:g} pixels" for a, b in itertools.pairwise(PERIODS))),
     Task("hue", HUES),
     Task("relief", RELIEF),
 )
@@ -400,8 +400,8 @@ def silhouette(name: str, size: int, rng: Generator) -> tuple[np.ndarray, np.nda
     # 4 fractional bits: corners lie between pixels.
     contours = [np.round((contour @ affine + centre) * 16).astype(np.int32) for contour in SHAPES[name](rng)]
     mask, hull = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
-    if name in ("spiral", "snake", "L", "V", "Z", "U", "W") or name.startswith("arc"):
-        for contour in contours:  # a pen's outline may cross itself
+    if name in PENNED:
+        for contour in contours:
             half = len(contour) // 2
             for k in range(half - 1):
                 quad = contour[[k, k + 1, -k - 2, -k - 1]]
@@ -424,9 +424,8 @@ def scene(size: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     labels[:] = np.array([0, *ground[1:], 0], np.int8)[:, None, None]
     side = rng.uniform(-1, 1)
     light = np.array([side, 1.0]) / math.hypot(side, 1)  # from above, so that raised and sunken can be told apart
-    shapes = [
-        (int(k), *silhouette(list(SHAPES)[k], size, rng)) for k in rng.integers(len(SHAPES), size=rng.integers(1, 7))
-    ]
+    names, kinds = list(SHAPES), rng.integers(len(SHAPES), size=rng.integers(1, 7))
+    shapes = [(int(kind), *silhouette(names[kind], size, rng)) for kind in kinds]
     for kind, mask, hull, radius in sorted(shapes, key=lambda shape: -shape[-1]):  # small ones in front
         cover, relief = surface(size, colourful, rng), int(rng.integers(len(RELIEF)))
         pixels = cover.pixels
