@@ -192,9 +192,10 @@ class Pretraining:
     """The state of a training, which a checkpoint holds and resumes."""
 
     def __init__(self, seed: int, stages: tuple[Stage, ...] = STAGES):
-        torch.manual_seed(seed)
         self.seed, self.stages, self.step, self.seconds = seed, stages, 0, 0.0
-        self.model = Pretext(caffenet.Trunk())
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            torch.manual_seed(seed)
+            self.model = Pretext(caffenet.Trunk())
         conv1 = self.model.trunk.conv1
         with torch.no_grad():
             conv1.weight.copy_(edges_and_blobs(seed, conv1.out_channels, conv1.kernel_size[0]))
