@@ -30,7 +30,7 @@ STYLE = """<style>
 .dualtl-clickable .widget-toggle-button:hover {outline: 1px solid #fff; outline-offset: -1px}
 .dualtl-clickable .widget-toggle-button:focus-visible {outline: 2px solid #4aa8ff; outline-offset: -2px}
 .dualtl-clickable .widget-toggle-button.mod-active {outline: 2px solid #ffd500; outline-offset: -2px}
-.dualtl-map img {image-rendering: pixelated}
+.dualtl-pixels img {image-rendering: pixelated}
 .dualtl-hint {opacity: .75; line-height: 1.25}
 .dualtl-title {font-weight: 600}
 .dualtl-message {border-left: 4px solid #d1603d; padding: 2px 8px}
@@ -191,10 +191,15 @@ class Explorer(widgets.VBox):
         self.saved = widgets.HTML()
         self.code = widgets.HTML().add_class("dualtl-code")
 
-        self._connect()
-        self.children = [widgets.HTML(STYLE), self.strip_block(), self.message, self._columns(), *self._below()]
+        for name in ("strip", "upload", "model", "other", "layer", "map", "every", "strong", "all", "top", "row"):
+            getattr(self, name).add_class(f"dualtl-{name}")
+        for name in ("column", "variant", "boxed", "face", "projection", "beside", "drops", "caption", "sheet", "save"):
+            getattr(self, name).add_class(f"dualtl-{name}")
 
-    def strip_block(self) -> widgets.Widget:
+        self._connect()
+        self.children = [widgets.HTML(STYLE), self._strip_block(), self.message, self._columns(), *self._below()]
+
+    def _strip_block(self) -> widgets.Widget:
         hint = "Click a face, or upload one: it is found and cut out, stays on this machine and is not kept."
         return widgets.VBox([_words("Face", hint), widgets.HBox([self.strip, self.upload])])
 
@@ -376,7 +381,7 @@ class Explorer(widgets.VBox):
         rows, columns = picture.shape[:2]
         if columns not in self.grids:
             names = [f"row {i // columns + 1}, column {i % columns + 1}" for i in range(rows * columns)]
-            self.grids[columns] = Clickable(rows, columns, PICTURE, names, self._clicked).add_class("dualtl-map")
+            self.grids[columns] = Clickable(rows, columns, PICTURE, names, self._clicked).add_class("dualtl-pixels")
         grid = self.grids[columns]
         grid.picture.value = es.png(picture)
         grid.mark(None if state.neuron is None else (state.neuron[0] - 1) * columns + state.neuron[1] - 1)
@@ -497,7 +502,7 @@ def _words(title: str, hint: str) -> widgets.HTML:
 
 
 def _control(title: str, hint: str, *parts: widgets.Widget) -> widgets.VBox:
-    return widgets.VBox([*parts[:0], _words(title, hint), *parts], layout=widgets.Layout(margin="0 0 8px 0"))
+    return widgets.VBox([_words(title, hint), *parts], layout=widgets.Layout(margin="0 0 8px 0"))
 
 
 def _panel(title: str, hint: str, *parts: widgets.Widget) -> widgets.VBox:

@@ -260,11 +260,7 @@ class Studio:
         lines = ["import torch", "from dualtl_lib import deconvnet, materials, occlusion, runs"]
         if state.face >= len(self.rows):
             lines.append("from dualtl_lib.explorer_state import read_face")
-        base, _, changes = self.run.name.partition(",")
-        changed = "".join(
-            f", {c.partition('=')[0]}={getattr(self.run, c.partition('=')[0])!r}" for c in changes.split(",") if c
-        )
-        lines += ["", f'run = runs.open_run("{base}"{changed})', f"face = {face}"]
+        lines += ["", f"run = {_opened(self.run)}", f"face = {face}"]
         lines += [f'face = occlusion.cover(face, "{region}")' for region in state.regions]
         if state.box:
             x, y, width, height = state.box
@@ -380,6 +376,13 @@ def _chosen(data, seed: int) -> list[int]:
     turns = [group[turn] for turn in range(max(map(len, rounds))) for group in rounds if turn < len(group)]
     surprise = [i for i in turns if data.classes[int(data.targets[i])] == "surprise"]  # worth opening on
     return [int(i) for i in dict.fromkeys(surprise[:1] + turns)][:STRIP]
+
+
+def _opened(run: runs.Run) -> str:
+    """The call that opens this run."""
+    base = runs.open_run(run.name.partition(",")[0])
+    changed = {k: v for k, v in asdict(run).items() if k != "name" and v != getattr(base, k)}
+    return f'runs.open_run("{base.name}"' + "".join(f", {k}={v!r}" for k, v in changed.items()) + ")"
 
 
 def _inside(box: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:

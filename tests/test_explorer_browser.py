@@ -1,0 +1,336 @@
+"""The explorer in headless Chromium, in JupyterLab and under Voilà. DUALTL_SCREENSHOTS names a folder for screenshots;
+`pytest -s` shows how long a slider's move takes to become a picture."""
+
+import base64
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+from test_explorer import write_faces, write_models
+
+from dualtl_lib import explorer_state, materials, runs
+from dualtl_lib.explorer_state import State, Studio
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium browser, and none is installed")
+PATIENCE = 60  # seconds; a wait that never ends is a failure, not a measure of speed
+MOVES = 100  # of the map slider, over all layers
+
+
+@dataclass
+class Site:
+    """What the page shows, and the same computed here."""
+
+    root: Path
+    studio: Studio
+    environment: dict
+
+    @property
+    def saved(self) -> list[Path]:
+        return sorted((self.studio.run.path / "explorer").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Site:
+    """Notebook 09 on a few faces with three models, in a folder of its own."""
+    root = tmp_path_factory.mktemp("site")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runs, "OUTPUT", root)
+    patch.setenv("DUALTL_CACHE", str(root / "cache"))
+    faces = write_faces(root / "faces")
+    run = runs.open_run("embedded", ckplus=str(faces))
+    write_models(run, materials.trunk(run))
+    notebook = nbformat.read(runs.HOME / "notebooks" / "09_explorer.ipynb", 4)
+    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += f"\nfaces = {str(faces)!r}"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, root / "explorer.ipynb")
+    environment = os.environ | {
+        "DUALTL_OUTPUT": str(root),
+        "PYTHONPATH": str(runs.HOME),
+        "JUPYTER_CONFIG_DIR": str(root / "config"),
+        "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"),
+    }
+    yield Site(root, Studio(run), environment)
+    patch.undo()
+
+
+@contextmanager
+def serving(site: Site, *command: str):
+    """A Jupyter server of the site on a free port; gives its address and the file that its log goes to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = site.root / f"{command[0]}.log"
+    arguments = [sys.executable, "-m", *command, "--no-browser", f"--port={port}"]
+    with open(log, "w") as out:
+        server = subprocess.Popen(arguments, cwd=site.root, env=site.environment, stdout=out, stderr=out)
+    try:
+        address = f"http://localhost:{port}"
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=PATIENCE)
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+        yield address, log
+    finally:
+        server.terminate()
+        server.wait(PATIENCE)
+
+
+@contextmanager
+def browsing(width: int = 1500, height: int = 1300):
+    """A page of a new browser, and what it complains about."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(1000 * PATIENCE)
+        complaints = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        yield page, complaints
+        browser.close()
+
+
+def keep(page, name: str, tmp_path: Path) -> None:
+    """A screenshot, where it was asked for."""
+    folder = Path(os.environ.get("DUALTL_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
+
+
+def pixels(page, selector: str) -> np.ndarray:
+    """The picture that an <img> shows now."""
+    script = """async img => { const b = new Uint8Array(await (await fetch(img.src)).arrayBuffer());
+        let s = ''; for (let i = 0; i < b.length; i += 9999) s += String.fromCharCode(...b.slice(i, i + 9999));
+        return btoa(s) }"""
+    content = base64.b64decode(page.locator(selector).evaluate(script))
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def expect(page, selector: str, picture: np.ndarray) -> None:
+    """Wait until an <img> shows this picture; rounding may differ by two levels, threads being what they are."""
+    deadline, seen = time.monotonic() + PATIENCE, None
+    while time.monotonic() < deadline:
+        try:
+            seen = pixels(page, selector)
+        except playwright.Error:  # replaced while it was read
+            continue
+        if seen.shape == picture.shape and np.abs(seen.astype(int) - picture).max() <= 2:
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"{selector} never showed the picture asked for; {page.locator('.dualtl-caption').inner_text()}")
+
+
+def shows(page, site: Site, state: State) -> None:
+    """The page's pictures are those that the library makes of this state."""
+    caption = site.studio.title(state)
+    page.wait_for_function("text => document.querySelector('.dualtl-caption').innerText.startsWith(text)", arg=caption)
+    expect(page, ".dualtl-projection", site.studio.projection_picture(state))
+    expect(page, ".dualtl-face", site.studio.face_picture(state))
+    expect(page, ".dualtl-pixels img", site.studio.map_picture(state))
+    expect(page, ".dualtl-beside", site.studio.projection_picture(state, state.other))
+
+
+def press(page, control: str, key: str) -> None:
+    page.locator(f".dualtl-{control} .noUi-handle").press(key)
+
+
+def in_lab(page, address: str) -> None:
+    """Open the notebook in JupyterLab and run all cells."""
+    page.goto(f"{address}/lab/tree/explorer.ipynb?reset")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
+    page.evaluate(
+        """async () => { await jupyterapp.shell.currentWidget.sessionContext.ready;
+        await jupyterapp.commands.execute('notebook:run-all-cells') }"""
+    )
+    page.evaluate("jupyterapp.shell.collapseLeft()")
+    page.locator(".dualtl-projection").scroll_into_view_if_needed()
+
+
+def test_in_jupyterlab(site, tmp_path):
+    lab = (
+        "jupyterlab",
+        "--allow-root",
+        "--IdentityProvider.token=",
+        "--LabApp.expose_app_in_browser=True",
+        f"--ServerApp.root_dir={site.root}",
+    )
+    with serving(site, *lab) as (address, log), browsing() as (page, complaints):
+        in_lab(page, address)
+        first = State(model="after the second transfer", top=10)
+        state = replace(first, map=site.studio.strongest(first)[0])
+        shows(page, site, state)
+        keep(page, "lab", tmp_path)
+        state = _move_everything(page, site, state)
+        keep(page, "lab_covered", tmp_path)
+        _upload(page, tmp_path)
+        state = _click_and_save(page, site, state)
+        _sheet_and_heat(page, site, state, tmp_path)
+        report(measure(page))
+        assert not complaints, complaints
+        assert "Traceback" not in log.read_text()
+
+
+def _move_everything(page, site: Site, state: State) -> State:
+    """Each control once, the pictures compared after each."""
+    page.locator(".dualtl-layer button", has_text="conv5").click()
+    state = site.studio.fitting(replace(state, layer="conv5"))
+    shows(page, site, state)
+    press(page, "map", "Home")
+    press(page, "map", "ArrowRight")
+    state = replace(state, map=2)
+    shows(page, site, state)
+    press(page, "top", "Home")
+    state = replace(state, top=1)
+    shows(page, site, state)
+    page.locator(".dualtl-all input").click()
+    state = replace(state, top=None)
+    shows(page, site, state)
+    loudest = site.studio.strongest(state)[1]
+    page.locator(".dualtl-strong button").nth(1).click()
+    state = replace(state, map=loudest)
+    shows(page, site, state)
+    for control, field, values in (
+        ("variant", "variant", explorer_state.VARIANTS),
+        ("model", "model", {name: name for name in explorer_state.MODELS}),
+        ("other", "other", {"after the first transfer": "after the first transfer"}),
+    ):
+        for label, value in values.items():
+            page.locator(f".dualtl-{control} select").select_option(label)
+            state = replace(state, **{field: value})
+            shows(page, site, state)
+    press(page, "row", "End")
+    press(page, "column", "End")
+    state = replace(state, neuron=(6, 6))
+    shows(page, site, state)
+    press(page, "row", "Home")
+    state = replace(state, neuron=None)
+    shows(page, site, state)
+    page.locator(".dualtl-every input").click()
+    state = replace(state, map=None)
+    shows(page, site, state)
+    page.locator(".dualtl-every input").click()
+    state = replace(state, map=loudest)
+    page.locator(".dualtl-strip button").nth(3).click()
+    state = replace(state, face=3)
+    shows(page, site, state)
+    page.get_by_role("button", name="mouth", exact=True).click()
+    page.locator(".dualtl-boxed input").click()
+    state = replace(state, regions=("mouth",), box=(70, 90, 90, 60))
+    shows(page, site, state)
+    bars = page.locator(".dualtl-bars").inner_text()
+    for name, (before, after) in site.studio.probabilities(state).items():
+        assert name in bars and f"{100 * before:.0f} % → {100 * after:.0f} %" in bars
+    return state
+
+
+def _upload(page, tmp_path: Path) -> None:
+    """A file that is no picture is said to be none."""
+    (tmp_path / "broken.png").write_bytes(b"no picture at all")
+    with page.expect_file_chooser() as chooser:
+        page.locator(".dualtl-upload").click()
+    chooser.value.set_files(tmp_path / "broken.png")
+    page.locator(".dualtl-message", has_text="broken.png is no picture").wait_for()
+
+
+def _click_and_save(page, site: Site, state: State) -> State:
+    """A click on the feature map picks that neuron; what is saved is read back."""
+    box = page.locator(".dualtl-pixels img").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 2.5 / 6, box["y"] + box["height"] * 4.5 / 6)
+    state = replace(state, neuron=(5, 3))
+    shows(page, site, state)
+    page.locator(".dualtl-save").click()
+    page.get_by_role("link", name="download").wait_for()
+    (saved,) = site.saved
+    assert explorer_state.settings(saved) == state
+    return state
+
+
+def _sheet_and_heat(page, site: Site, state: State, tmp_path: Path) -> None:
+    """The contact sheet opens a map; the heat map of covering fills."""
+    page.get_by_role("button", name="Contact sheet").click()
+    cell = page.locator(".dualtl-sheet button").nth(16)
+    cell.scroll_into_view_if_needed()
+    keep(page, "lab_sheet", tmp_path)
+    cell.click()
+    state = replace(state, map=17, neuron=None)
+    shows(page, site, state)
+    page.get_by_role("button", name="Contact sheet").click()
+    page.get_by_role("button", name="Where does covering matter?").click()
+    page.get_by_text("Largest drop").wait_for()
+    *_, (_, drops) = site.studio.sensitivity(state)
+    face = site.studio.image(state)[0].permute(1, 2, 0).numpy()
+    expect(page, ".dualtl-drops", explorer_state.overlay(face, drops))
+    page.locator(".dualtl-drops").scroll_into_view_if_needed()
+    keep(page, "lab_heat", tmp_path)
+
+
+WATCH = """() => {
+    const img = document.querySelector('.dualtl-projection');
+    window.moved = 0; window.times = [];
+    document.addEventListener('keydown', () => { window.moved = performance.now() }, true);
+    img.addEventListener('load', () => { if (window.moved) window.times.push(performance.now() - window.moved);
+        window.moved = 0 });
+}"""
+
+
+def measure(page) -> np.ndarray:
+    """Milliseconds from a key on the map slider to the new projection, MOVES of them over all layers. A map that
+    draws the same picture as the one before it, as silent maps do, gives no time."""
+    page.evaluate(WATCH)
+    for layer in ("conv1", "conv2", "conv3", "conv4", "conv5"):
+        page.locator(".dualtl-layer button", has_text=layer).click()
+        press(page, "map", "Home")
+        page.wait_for_function("t => document.querySelector('.dualtl-caption').innerText.includes(t)", arg="map 1")
+        for move in range(MOVES // 5):
+            press(page, "map", "ArrowRight")
+            done = f"{layer}, all neurons of map {move + 2},"
+            page.wait_for_function("t => document.querySelector('.dualtl-caption').innerText.includes(t)", arg=done)
+    return np.array(page.evaluate("window.times"))
+
+
+def report(times: np.ndarray) -> None:
+    assert len(times) > MOVES / 2
+    print(
+        f"\nfrom moving a slider to the new picture, {len(times)} moves over all layers: "
+        f"median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms"
+    )
+
+
+def test_under_voila(site, tmp_path):
+    """The same page without code, at the narrowest width."""
+    with serving(site, "voila", "explorer.ipynb") as (address, log), browsing(1000, 1600) as (page, complaints):
+        page.goto(address)
+        first = State(model="after the second transfer", top=10)
+        state = replace(first, map=site.studio.strongest(first)[0])
+        page.locator(".dualtl-projection").wait_for()
+        shows(page, site, state)
+        page.locator(".dualtl-layer button", has_text="conv1").click()
+        state = site.studio.fitting(replace(state, layer="conv1"))
+        shows(page, site, state)
+        keep(page, "voila", tmp_path)
+        assert "open_run(run" not in page.inner_text("body")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+        assert not [c for c in complaints if "favicon" not in c], complaints
+        assert "Traceback" not in log.read_text()
