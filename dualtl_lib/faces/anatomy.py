@@ -67,7 +67,7 @@ EXPRESSIONS = {
     "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.5}),
     "contempt": Expression((14,), one_sided=True),
     "disgust": Expression((), ((9,), (10,), (9, 10)), {17: 0.35, 25: 0.3, 4: 0.3, 7: 0.4}),
-    "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), ()), {}),
+    "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,)), {}),
     "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
     "sadness": Expression((1, 4, 15), ((17,), ()), {}),
     "surprise": Expression((1, 2, 5), ((25, 27), (25, 27), (25, 26))),

@@ -68,6 +68,11 @@ def loop(points, samples: int = 5) -> np.ndarray:
     return _spline(len(points), samples, True) @ np.asarray(points, float)
 
 
+def shift(points, x: float, y: float) -> np.ndarray:
+    """Points [..., 2] moved by x and y."""
+    return np.asarray(points, float) + np.array([x, y])
+
+
 _CIRCLE = np.stack([f(np.linspace(0, 2 * np.pi, 20, endpoint=False)) for f in (np.cos, np.sin)], 1)
 
 
@@ -117,7 +122,7 @@ class Canvas:
             self.pixels, self.view = whole, view
 
     def _mask(self, shapes: np.ndarray, opacity: float, soft: float, width: int):
-        """Coverage float32 [h, w] in 0..opacity by filled or (width > 0) stroked shapes [L, K, 2], its rows and columns."""
+        """Coverage float32 [h, w] by filled or (width > 0) stroked shapes [L, K, 2], 0 to opacity, and where."""
         height, across = self.pixels.shape[1:]
         reach = int(2.5 * soft + width / 2 + 2)
         x, y, w, h = cv2.boundingRect(shapes.reshape(-1, 2).astype(np.float32))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from dualtl_lib.faces.anatomy import LEFT, RIGHT, Features, Identity
-from dualtl_lib.faces.drawing import Canvas, View, curve, ellipse, loop
+from dualtl_lib.faces.drawing import Canvas, View, curve, ellipse, loop, shift
 
 # The value of a part in the index picture is its place here, from 1. Left and right are the viewer's.
 PARTS = (
@@ -162,7 +162,8 @@ class _Painter:
         tone = np.array(p.hair_colour) * 0.72
         if p.style in ("long", "bangs"):
             self.canvas.fill(loop([(0, -1.68), (0.8, -1.45), (1.14, -0.7), (1.2, 0.3), (1.22, 1.4), (0.95, 2.1),
-                                   (-0.95, 2.1), (-1.22, 1.4), (-1.2, 0.3), (-1.14, -0.7), (-0.8, -1.45)]), tone)  # fmt: skip
+                                   (-0.95, 2.1), (-1.22, 1.4), (-1.2, 0.3), (-1.14, -0.7), (-0.8, -1.45)]),
+                             tone)  # fmt: skip
         elif p.style == "bun":
             self.canvas.fill(ellipse(0, -1.72, 0.36, 0.33), tone)
         elif p.style == "curly":
@@ -203,7 +204,7 @@ class _Painter:
     # The skin
 
     def cheeks(self):
-        f, p, canvas = self.f, self.person, self.canvas
+        f, canvas = self.f, self.canvas
         bones, rosy = f.has("High_Cheekbones"), f.has("Rosy_Cheeks")
         for side in (LEFT, RIGHT):
             raised = max(f.unit(6, side), 0.55 * f.smile(side))
@@ -223,8 +224,8 @@ class _Painter:
         if tight > 0.05:  # the raised chin's dimples, and the hollow above it
             canvas.fill(ellipse(0, f.chin - 0.24, 0.2, 0.1), self.dark, 0.45 * tight, 0.06)
             spots = [(-0.12, -0.22), (0.1, -0.26), (-0.02, -0.17), (0.05, -0.14), (-0.07, -0.29), (0.15, -0.2)]
-            spots = np.array(spots) + (0, f.chin)
-            canvas.stroke([np.array([s, s + (0.02, 0.015)]) for s in spots], self.line, 0.03, 0.5 * tight, 0.012)
+            spots = shift(spots, 0, f.chin)
+            canvas.stroke([np.array([s, shift(s, 0.02, 0.015)]) for s in spots], self.line, 0.03, 0.5 * tight, 0.012)
         canvas.fill(ellipse(0, f.chin - 0.2, 0.17, 0.1), self.bright, 0.3, 0.06)
         under = curve([(-0.16, f.lip_bottom + 0.09), (0, f.lip_bottom + 0.065), (0.16, f.lip_bottom + 0.09)], 4)
         canvas.stroke(under, self.dark, 0.07, 0.55, 0.035)
@@ -252,7 +253,7 @@ class _Painter:
             canvas.fill(ellipse(0, -0.28, 0.16, 0.15), self.dark, 0.45 * frown, 0.07)
 
     def nose(self):
-        f, p, canvas = self.f, self.person, self.canvas
+        f, canvas = self.f, self.canvas
         w, base, tip = f.nose_wing, f.nose_base, f.nose_tip
         big, pointy = f.has("Big_Nose"), f.has("Pointy_Nose")
         s = self.side_of_shadow
@@ -316,8 +317,8 @@ class _Painter:
                 canvas.stroke(mark, self.line, 0.032, 0.65 * low, 0.014)
             stretch = f.unit(20, side)
             if stretch > 0.1:
-                marks = [curve([(x + side * d, y - 0.1), (x + side * (d + 0.04), y + 0.02), (x + side * d, y + 0.16)], 3)
-                         for d in (0.09, 0.17)]  # fmt: skip
+                mark = curve([(x, y - 0.1), (x + side * 0.04, y + 0.02), (x, y + 0.16)], 3)
+                marks = [shift(mark, side * d, 0) for d in (0.09, 0.17)]
                 canvas.stroke(marks, self.line, 0.024, 0.5 * stretch, 0.012)
 
     # Eyes and brows
@@ -337,7 +338,7 @@ class _Painter:
                 [(x - 0.2, low - 0.03), (x - 0.08, low + 0.06), (x + 0.08, low + 0.06), (x + 0.2, low - 0.03)], 4
             )
             canvas.stroke(pouch, self.dark * (0.72, 0.66, 0.86), 0.1, 0.9 * bags, 0.028)
-            canvas.stroke(pouch + (0, 0.035), self.line, 0.026, 0.75 * bags, 0.01)
+            canvas.stroke(shift(pouch, 0, 0.035), self.line, 0.026, 0.75 * bags, 0.01)
         if cheek > 0.08:
             low = eye["bottom"] + 0.07
             pouch = curve([(x - 0.19, low - 0.01), (x, low + 0.035), (x + 0.2, low - 0.02)], 4)
@@ -363,7 +364,7 @@ class _Painter:
         canvas.stroke(eye["upper"], lash, 0.036 + 0.03 * p.makeup + (0.0 if p.male else 0.012), 0.95)
         if not p.male:
             tip = eye["upper"][-1]
-            canvas.stroke(np.array([tip - (side * 0.03, 0.01), tip + (side * 0.06, -0.05)]), lash, 0.025, 0.8)
+            canvas.stroke(np.array([tip - (side * 0.03, 0.01), shift(tip, side * 0.06, -0.05)]), lash, 0.025, 0.8)
         crease = eye["upper"] * (1, 1.0) + (0, -0.05 + 0.018 * f.unit(5, side))
         canvas.stroke(crease[2:-1], self.line, 0.02, 0.55 * (1 - 0.4 * f.has("Narrow_Eyes")), 0.008)
 
@@ -416,7 +417,7 @@ class _Painter:
         shown = min(0.1, 0.03 + 0.75 * f.opening) * (0.85 + 0.35 * f.smile() + 0.3 * f.unit(20))
         jaw = min(1.0, f.opening / 0.3) * (1 - f.smile())  # the lower the jaw, the narrower the row that is seen
         row = top * (0.92 - 0.3 * jaw, 1 - 0.85 * jaw) + (0, 0.85 * jaw * top[:, 1].min())
-        teeth = np.concatenate([row - (0, 0.06), (row + (0, shown))[::-1]])
+        teeth = np.concatenate([row - (0, 0.06), shift(row, 0, shown)[::-1]])
         canvas.fill(teeth, (238, 234, 224), 1.0, 0.006)
         gaps = [np.array([(x, y - 0.15), (x, y + 0.02 + shown)]) for x in np.linspace(-0.24, 0.24, 7)]
         canvas.stroke(gaps, (170, 160, 150), 0.012, 0.35)
@@ -467,7 +468,8 @@ class _Painter:
         hairline = {
             "short": [(0.97, -0.1), (0.88, -0.5), (0.72, high + 0.12), (0.35, high), (0, high + 0.02), (-0.35, high),
                       (-0.72, high + 0.12), (-0.88, -0.5), (-0.97, -0.1)],
-            "side": [(0.97, -0.05), (0.88, -0.5), (0.7, high + 0.2 - 0.25 * p.part), (p.part + 0.2, high + 0.06), (p.part, high - 0.22),
+            "side": [(0.97, -0.05), (0.88, -0.5), (0.7, high + 0.2 - 0.25 * p.part), (p.part + 0.2, high + 0.06),
+                     (p.part, high - 0.22),
                      (p.part - 0.25, high + 0.04), (-0.7, high + 0.2 + 0.25 * p.part), (-0.88, -0.5), (-0.97, -0.05)],
             "bangs": [(1.0, 0.5), (0.93, -0.1), (0.84, -0.46), (0.4, -0.5), (0.0, -0.53), (-0.4, -0.5), (-0.84, -0.46),
                       (-0.93, -0.1), (-1.0, 0.5)],
@@ -481,7 +483,7 @@ class _Painter:
         over = [(-wide, low), (-wide, -0.4), (-0.98, -1.05), (-0.6, -rise + 0.14), (0, -rise), (0.6, -rise + 0.14),
                 (0.98, -1.05), (wide, -0.4), (wide, low)]  # fmt: skip
         edge = curve(hairline)
-        canvas.stroke(edge + (0, 0.03), self.dark, 0.07, 0.5, 0.035)
+        canvas.stroke(shift(edge, 0, 0.03), self.dark, 0.07, 0.5, 0.035)
         canvas.fill(np.concatenate([curve(over), edge]), tone)
         if p.style == "curly":
             for angle in np.linspace(0.25, np.pi - 0.25, 9):

@@ -46,12 +46,12 @@ STAMP = "synthetic.json"
 
 CELEBA_SIZE = (218, 178)  # height, width
 CKPLUS_SIZE = (490, 640)
-CELEBA_ATTRIBUTES = tuple(
+CELEBA_ATTRIBUTES = tuple(  # all 40, in its order
     """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
     Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male
     Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks
     Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
-    Wearing_Necktie Young""".split()
+    Wearing_Necktie Young""".split()  # noqa: SIM905
 )
 # Labelled sequences of each emotion in CK+ (Lucey et al. 2010, Table 3), for its 123 people.
 CKPLUS_COUNTS = dict(anger=45, contempt=18, disgust=59, fear=25, happy=69, sadness=28, surprise=83)
@@ -297,8 +297,8 @@ def _stray_units(rng: np.random.Generator, peak: dict) -> dict[int, float]:
 
 def face_box(view: View) -> tuple[float, float, float]:
     """The square (x, y, side) that OpenCV's frontal-face detector puts around such a face, on average."""
-    x, y = view.project(np.array([[0.0, 0.42]]))[0]
-    side = 2.2 * view.scale
+    x, y = view.project(np.array([[0.0, 0.245]]))[0]
+    side = 2.53 * view.scale
     return round(x - side / 2, 1), round(y - side / 2, 1), round(side, 1)
 
 
