@@ -10,10 +10,10 @@ from torch import Tensor
 
 Box = tuple[float, float, float, float]
 
-_MOUTH = (0.22, 0.65, 0.78, 0.95)
+_MOUTH = (0.25, 0.65, 0.75, 0.95)
 _EYES = (0.10, 0.20, 0.90, 0.48)
 _FOREHEAD = (0.10, 0.00, 0.90, 0.16)
-_LEFT_CHEEK, _RIGHT_CHEEK = (0.02, 0.50, 0.22, 0.90), (0.78, 0.50, 0.98, 0.90)
+_LEFT_CHEEK, _RIGHT_CHEEK = (0.05, 0.50, 0.25, 0.88), (0.75, 0.50, 0.95, 0.88)
 
 # By the names of Table 6. "Half" of the mouth: what lies left of, or below, the middle of its rectangle.
 REGIONS: dict[str, tuple[Box, ...]] = {

@@ -1,0 +1,257 @@
+"""Broken pictures, labels and folders: a clear error or a counted warning, never a crash or a wrong label."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualtl_lib import paper
+from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop, dataset
+from dualtl_lib.faces.celeba import read_attributes
+
+NAMES = ("Smiling", "Big_Nose", "Young")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def encoded(mode="RGB", size=(40, 40), kind="PNG", value=99) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size, value if len(mode) == 1 or ";" in mode else (value,) * len(mode)).save(stream, kind)
+    return stream.getvalue()
+
+
+def listed(root, rows=("a.png 1 -1 1", "b.png -1 1 1"), names=NAMES, count=None) -> str:
+    lines = [str(len(rows) if count is None else count), " ".join(names), *rows]
+    (root / "list_attr_celeba.txt").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "faces"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "img_align_celeba" / f"{name}.png").write_bytes(encoded())
+    listed(folder)
+    return folder
+
+
+BOMB = encoded("L", (1, 1)).replace(b"\0\0\0\x01\0\0\0\x01", b"\0\0\x80\0\0\0\x80\0", 1)  # claims 32768x32768
+UNUSABLE = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"this is no picture" * 50, "not a whole picture"),
+    "truncated png": (encoded(size=(400, 400))[:300], "not a whole picture"),
+    "truncated jpeg": (encoded(size=(400, 400), kind="JPEG")[:900], "not a whole picture"),
+    "1x1": (encoded(size=(1, 1)), "1x1 pixels are too few"),
+    "float": (encoded("F", kind="TIFF"), "floating point"),
+    "bomb": (BOMB, "."),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_an_unusable_picture_is_left_out_and_named(root, case):
+    content, reason = UNUSABLE[case]
+    (root / "img_align_celeba" / "b.png").write_bytes(content)
+    with pytest.warns(UserWarning, match=rf"pictures left out: 1 \(img_align_celeba/b.png: .*{reason}"):
+        faces = CelebA(root, "all", NAMES)
+    assert faces.files == ["img_align_celeba/a.png"] and faces.report["pictures left out"] == 1
+    assert faces.targets.tolist() == [[1, 0, 1]] and (faces.images[0] == 99).all()
+
+
+USABLE = {
+    "grey": encoded("L"),
+    "16 bit": encoded("I;16", value=99 * 257),
+    "RGBA": encoded("RGBA"),
+    "palette": (
+        lambda s: (
+            Image.new("RGB", (40, 40), (99,) * 3).convert("P", dither=Image.Dither.NONE).save(s, "PNG"),
+            s.getvalue(),
+        )[1]
+    )(io.BytesIO()),
+    "CMYK": encoded("CMYK", kind="TIFF", value=0),
+    "10000x10000": encoded("L", (10_000, 10_000), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("case", USABLE)
+def test_other_kinds_of_pictures_are_read_as_8_bit_rgb(tmp_path, case):
+    path = tmp_path / "picture"
+    path.write_bytes(USABLE[case])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        pixels = crop.cut(path, "centre").pixels
+    assert pixels.shape == (3, 227, 227)
+    expected = {"palette": 102, "CMYK": 255}.get(case, 99)  # the web palette's nearest grey; no ink is white
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(ValueError, match="the file is missing"):
+        crop.cut(tmp_path / "gone.png")
+
+
+def test_no_usable_picture_at_all_is_an_error(root):
+    for path in (root / "img_align_celeba").iterdir():
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"none of 2 pictures could be read .*empty"):
+        CelebA(root, "all", NAMES)
+
+
+def test_folders_that_are_missing_or_empty(tmp_path):
+    for kind in (CelebA, CKPlus):
+        with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder; expected"):
+            kind(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty: expected a folder img_align_celeba .* found nothing"):
+        CelebA(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match=r"empty: expected cohn-kanade-images/ .* found an empty folder"):
+        CKPlus(tmp_path / "empty")
+
+
+def test_label_lists_that_cannot_be_used(root):
+    (root / "list_attr_celeba.txt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"list_attr_celeba.txt: expected .* found an empty list"):
+        CelebA(root, "all", NAMES)
+    listed(root, rows=("a.png 1 1", "b.png 1 1"))
+    with pytest.raises(ValueError, match=r"no usable row among 2"):
+        CelebA(root, "all", NAMES)
+    listed(root)
+    with pytest.raises(ValueError, match=r"found none or several for Sneezing; the list has 3 columns, Smiling"):
+        CelebA(root, "all", ("Smiling", "Sneezing"))
+    (root / "list_attr_celeba.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"expected list_attr_celeba.txt or .csv"):
+        CelebA(root, "all", NAMES)
+
+
+GOOD = "a.png 1 -1 1"
+ROWS = {
+    "cut off in mid-row": ((GOOD, "b.png -1 1"), 2, "rows without exactly 3 values, left out: 1"),
+    "value other than 1": ((GOOD, "b.png -1 0 1"), 2, "value other than -1 and 1, left out: 1"),
+    "wrong count": ((GOOD,), 202_599, "line 1 promises 202599 rows, found 1"),
+    "no count": ((GOOD,), "many", "expected the number of rows in line 1"),
+    "not listed": ((GOOD,), 1, "pictures the list does not name: 1 .b"),
+    "no picture": ((GOOD, "c.png 1 1 1"), 2, "rows without a picture: 1 .c"),
+    "two rows": ((GOOD, "b.png 1 1 1", "b.png 1 1 -1"), 3, "two different rows, left out: 1 .b"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_that_cannot_be_used_are_counted(root, case):
+    rows, count, reason = ROWS[case]
+    listed(root, rows, count=count)
+    with pytest.warns(UserWarning) as told:
+        faces = CelebA(root, "all", NAMES)
+    assert any(reason.replace(" .", " (") in str(w.message) for w in told), [str(w.message) for w in told]
+    assert faces.files == ["img_align_celeba/a.png"] and faces.targets.tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("content", ["", "8.0", "-1", "3.5", "nan", "inf", "3 4", "anger", "0x3", "1e99", "\0\0"])
+def test_an_emotion_code_outside_0_to_7_is_left_out(tmp_path, content):
+    root = tmp_path / "ck"
+    for name, text in (("S001/001", "5.0000000e+00"), ("S002/001", content)):
+        (root / "cohn-kanade-images" / name).mkdir(parents=True)
+        (root / "Emotion" / name).mkdir(parents=True)
+        (root / "Emotion" / name / "emotion.txt").write_text(text)
+        for frame in (1, 2):
+            (root / "cohn-kanade-images" / name / f"x_{frame:08}.png").write_bytes(encoded())
+    with pytest.warns(UserWarning, match=r"without one code from 0 to 7, left out: 1 \(S002/001/emotion.txt"):
+        faces = CKPlus(root, peak_frames=1)
+    assert faces.classes == ("neutral", "happy") and set(faces.people) == {"S001"}
+
+
+def test_a_cache_folder_that_cannot_be_written_to(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot keep decoded faces in .*DUALTL_CACHE"):
+        CelebA(root, "all", NAMES, cache=tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(root, cache, monkeypatch):
+    full = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OSError, match="are needed and"):
+        CelebA(root, "all", NAMES)
+    assert list(cache.iterdir()) == []
+
+
+def test_ctrl_c_while_caching_leaves_nothing_behind(root, cache, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crop, "cut", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            CelebA(root, "all", NAMES)
+    assert list(cache.iterdir()) == []
+    assert len(CelebA(root, "all", NAMES)) == 2
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """A few bytes changed, taken out, put in or cut off."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at, kind = int(rng.integers(len(data) + 1)), rng.integers(5)
+        letter = int(rng.choice(list(b"-10 \n\r\t,.a\0\xff8")))
+        if kind == 0:
+            data[at : at + 1] = bytes([letter])
+        elif kind == 1:
+            data[at:at] = bytes([letter])
+        elif kind == 2:
+            del data[at : at + int(rng.integers(1, 12))]
+        elif kind == 3:
+            data[at:at] = data[: int(rng.integers(len(data) + 1))][-40:]
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_fuzzed_label_lists_give_an_error_or_the_labels_that_stand_there(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    comma = "," if suffix == ".csv" else " "
+    rows = [comma.join([f"{i:06}.jpg", *rng.choice(["-1", "1"], 3)]) for i in range(8)]
+    head = [f"image_id,{','.join(NAMES)}"] if suffix == ".csv" else ["8", " ".join(NAMES)]
+    sound = "\n".join([*head, *rows]).encode()
+    path, read = tmp_path / f"list{suffix}", 0
+    for _ in range(1000):
+        path.write_bytes(content := mutated(sound, rng))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                labels = read_attributes(path, NAMES[:2])
+        except ValueError as error:
+            assert path.name in str(error)
+            continue
+        read += 1
+        lines = content.decode("utf-8-sig", "replace").splitlines()
+        lines = [[f.strip() for f in line.split(",")] if suffix == ".csv" else line.split() for line in lines]
+        columns = next(line for line in lines if NAMES[0] in line and NAMES[1] in line)
+        first = 0 if suffix == ".csv" else 1  # the .txt form names no column for the picture
+        for name, values in labels.items():
+            rows = {
+                tuple(line[1:])
+                for line in lines
+                if line and Path(line[0]).stem == name and set(line[1:]) <= {"1", "-1"}
+            }
+            assert len(rows) == 1, "rows that differ must not give a label"
+            (row,) = rows
+            assert len(row) == len(columns) + first - 1
+            assert values == [int(row[columns.index(a) + first - 1] == "1") for a in NAMES[:2]]
+    assert read > 300
+
+
+def test_fuzzed_emotion_files_give_nothing_or_the_code_that_stands_there(tmp_path):
+    rng = np.random.default_rng(1)
+    path, read = tmp_path / "emotion.txt", 0
+    for _ in range(600):
+        path.write_bytes(content := mutated(b"   %d.0000000e+00\n" % rng.integers(8), rng))
+        code = ckplus.read_emotion(path)
+        if code is not None:
+            read += 1
+            assert float(content.decode("utf-8-sig")) == code and code in range(len(paper.EXPRESSIONS))
+    assert read > 100
