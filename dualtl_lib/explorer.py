@@ -43,6 +43,24 @@ STYLE = """<style>
 </style>"""
 
 
+_here = threading.local()
+
+
+@contextmanager
+def silently():
+    """Widgets set in here, by this thread, change no state; what a person does meanwhile still does."""
+    _here.silent = True
+    try:
+        yield
+    finally:
+        _here.silent = False
+
+
+def _listen(widget: widgets.Widget, act: Callable) -> None:
+    """Call act(value) when a person changes the widget's value."""
+    widget.observe(lambda change: None if getattr(_here, "silent", False) else act(change.new), "value")
+
+
 class Latest:
     """Calls `work(item, overtaken)` in a thread, always with the newest item asked for.
 
@@ -97,16 +115,12 @@ class Clickable(widgets.Box):
         layout = widgets.Layout(display="grid", flex="0 0 auto", overflow="hidden", width=f"{width}px")
         super().__init__([style, self.picture, self.cells], layout=layout)
         self.add_class("dualtl-clickable")
-        self._quiet = False
-        self.cells.observe(
-            lambda change: None if self._quiet or change.new is None else picked(int(change.new)), "value"
-        )
+        _listen(self.cells, lambda value: None if value is None else picked(int(value)))
 
     def mark(self, index: int | None) -> None:
         """Outline a cell, or none, without calling `picked`."""
-        self._quiet = True
-        self.cells.value = None if index is None or index >= len(self.cells.options) else str(index)
-        self._quiet = False
+        with silently():
+            self.cells.value = None if index is None or index >= len(self.cells.options) else str(index)
 
 
 class Explorer(widgets.VBox):
@@ -126,7 +140,7 @@ class Explorer(widgets.VBox):
             self.children = [widgets.HTML(STYLE), self.message]
             return
         self.state = self.studio.fitting(state or self._opening())
-        self._quiet, self._sheet_of, self._strip_of = False, None, None
+        self._sheet_of, self._strip_of = None, None
         self._build()
         self._set_controls()
         self.quick, self.slow = Latest(self._draw), Latest(self._draw_slow)
@@ -185,7 +199,7 @@ class Explorer(widgets.VBox):
         self.drops = widgets.Image(format="png", layout=image)
         self.drops.layout.display = "none"
         self.drops_word = widgets.HTML().add_class("dualtl-hint")
-        self.sheet = widgets.VBox(layout=widgets.Layout(max_height="520px", overflow_y="auto"))
+        self.sheet = widgets.VBox(layout=widgets.Layout(max_height="520px", overflow="auto"))
         self.sheet_open = widgets.ToggleButton(description="Contact sheet", layout=widgets.Layout(width="auto"))
         self.save = widgets.Button(description="Save as PNG", layout=widgets.Layout(width="auto"))
         self.saved = widgets.HTML()
@@ -264,8 +278,8 @@ class Explorer(widgets.VBox):
     # -- from widgets to the state
 
     def _connect(self) -> None:
-        def follow(widget, change: Callable, trait: str = "value"):
-            widget.observe(lambda event: None if self._quiet else self._move(**change(event.new)), trait)
+        def follow(widget, change: Callable):
+            _listen(widget, lambda value: self._move(**change(value)))
 
         follow(self.model, lambda v: {"model": v})
         follow(self.other, lambda v: {"other": v})
@@ -311,19 +325,10 @@ class Explorer(widgets.VBox):
         self._set_controls()
         self.quick.ask(self.state)
 
-    @contextmanager
-    def _silently(self):
-        """Widgets set in here do not move the state."""
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
-
     def _set_controls(self) -> None:
         """Make every control say what the state says."""
         state, most = self.state, self.studio.layers()[self.state.layer]
-        with self._silently():
+        with silently():
             self.model.value, self.other.value = state.model, state.other
             self.layer.value, self.variant.value = state.layer, state.variant
             for control in (self.map, self.number):
@@ -387,7 +392,7 @@ class Explorer(widgets.VBox):
         grid.mark(None if state.neuron is None else (state.neuron[0] - 1) * columns + state.neuron[1] - 1)
         if self.grid.children != (grid,):
             self.grid.children = (grid,)
-        with self._silently():
+        with silently():
             self.row.max, self.column.max = rows, columns
 
     def _clicked(self, index: int) -> None:
@@ -417,7 +422,7 @@ class Explorer(widgets.VBox):
 
     def _draw_strong(self, state: State) -> None:
         found = self.studio.strongest(state)
-        with self._silently():
+        with silently():
             if [value for _, value in self.strong.options] != found:
                 self.strong.options = [(str(m), m) for m in found]
             self.strong.value = state.map if state.map in found else None

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -369,8 +370,14 @@ def png(picture: np.ndarray, about: PngImagePlugin.PngInfo | None = None) -> byt
 
 
 def _chosen(data, seed: int) -> list[int]:
-    """Faces for the strip, images that the second transfer did not train on: one of each class, then more."""
-    test = splits.random(data, seed)[0].test
+    """Faces for the strip: one of each class, then more. Of the images that the second transfer did not train on,
+    unless there are too few to keep some back."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a small set is told of by the notebooks that train
+        try:
+            test = splits.random(data, seed)[0].test
+        except ValueError:
+            test = np.arange(len(data))
     labels = np.asarray(data.targets)[test]
     rounds = [test[labels == label] for label in np.unique(labels)]
     turns = [group[turn] for turn in range(max(map(len, rounds))) for group in rounds if turn < len(group)]

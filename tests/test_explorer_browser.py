@@ -27,7 +27,7 @@ from dualtl_lib.explorer_state import State, Studio
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium browser, and none is installed")
-PATIENCE = 60  # seconds; a wait that never ends is a failure, not a measure of speed
+PATIENCE = 120  # seconds; a wait that never ends is a failure, not a measure of speed
 MOVES = 100  # of the map slider, over all layers
 
 
