@@ -118,6 +118,17 @@ def test_noise_has_no_face_so_the_centre_square_is_taken_and_counted(official):
 
 
 @pytest.mark.filterwarnings("ignore:.*no face found")
+def test_known_boxes_come_before_the_detector(official):
+    name = "cohn-kanade-images/S005/001/S005_001_00000001.png"
+    (official / "boxes.csv").write_text(f"file,x,y,side\n{name},4,6,40\nother.png,1,1,x\n")
+    with pytest.warns(UserWarning, match=r"boxes.csv has no box, so the face is detected: 7"):
+        faces = CKPlus(official)
+    frame = Image.open(official / name).convert("RGB")
+    assert np.array_equal(faces.images[0], crop.resize(frame, (4, 6, 40)))
+    assert faces.report["no face found: centre square taken"] == 7
+
+
+@pytest.mark.filterwarnings("ignore:.*no face found")
 def test_a_drawn_number_of_images(official):
     faces, again = (ckplus.paper_images(official, seed=1, images=7) for _ in range(2))
     assert len(faces) == 7 and faces.files == again.files

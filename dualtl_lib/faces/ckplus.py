@@ -4,6 +4,7 @@ P. Lucey, J. F. Cohn, T. Kanade, J. Saragih, Z. Ambadar and I. Matthews, the ext
 CVPR workshops 2010.
 """
 
+import csv
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -38,8 +39,9 @@ class CKPlus(Faces):
     neutral, contempt: whether these classes are used. In the official layout contempt's sequences go with it.
     person: in a folder per class, the pattern that finds the person in a picture's name (its first group, if it has
         one). Pictures it is not found in are each a person of their own, with a warning.
-    crop: "face", the detected face; "centre", the centre square; "auto", the detected face except where a picture
-        is a small square, which is a face already cut out.
+    crop: "face", the detected face; "centre", the centre square; "auto", the face's known box where root has a
+        boxes.csv (columns file, x, y, side in pixels) with it, the whole of a small square picture, which is a face
+        already cut out, and the detected face of any other.
     cache: folder of the decoded faces (default: DUALTL_CACHE, or ~/.cache/dualtl).
 
     Classes are those of `paper.EXPRESSIONS` that occur, in its order, then others by name. Frames are told by their
@@ -77,12 +79,32 @@ class CKPlus(Faces):
         if not pictures:
             raise ValueError(f"{root}: no labelled picture is left; found: {findings.counts() or 'no pictures'}")
         files = [p.file for p in pictures]
-        images, unreadable, noted = read(root, files, crop, cache=cache)
+        known = _known_boxes(root, files, findings) if crop == "auto" else None
+        images, unreadable, noted = read(root, files, crop, known, cache)
         kept = [pictures[i] for i in keep(root, files, unreadable, noted, findings)]
         classes = ordered({p.label for p in kept})
         targets = torch.tensor([classes.index(p.label) for p in kept], dtype=torch.int64)
         columns = ([getattr(p, field) for p in kept] for field in ("person", "sequence", "file"))
         super().__init__(images, targets, classes, *columns, findings.counts())
+
+
+def _known_boxes(root: Path, files: list[str], findings: Findings) -> list[tuple[float, ...] | None] | None:
+    """The face boxes (x, y, width, height) that boxes.csv gives for these files, None where it gives none."""
+    path = root / "boxes.csv"
+    if not path.is_file():
+        return None
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
+        rows = {row.get("file"): row for row in csv.DictReader(lines)}
+    boxes = []
+    for file in files:
+        try:
+            x, y, side = (float(rows[file][name]) for name in ("x", "y", "side"))
+        except (KeyError, TypeError, ValueError):  # no row, a short row, no number
+            findings.add("boxes.csv has no box, so the face is detected", file)
+            boxes.append(None)
+        else:
+            boxes.append((x, y, side, side))
+    return boxes
 
 
 def ordered(labels: set[str]) -> tuple[str, ...]:
