@@ -11,9 +11,9 @@ def _data(args: argparse.Namespace) -> None:
     from .faces import synthetic
 
     if args.kind == "synthetic-celeba":
-        synthetic.write_celeba(args.root, people=args.people, images=args.images, seed=args.seed)
+        synthetic.write_celeba(args.root, people=args.people or 600, images=args.images, seed=args.seed)
     else:
-        synthetic.write_ckplus(args.root, subjects=args.people, seed=args.seed)
+        synthetic.write_ckplus(args.root, subjects=args.people or 123, seed=args.seed)
     print(f"{args.kind}, seed {args.seed}: written to {args.root}")
 
 
@@ -31,24 +31,22 @@ def _weights(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from . import caffenet, faces, materials, paper, training, weights
+    from . import materials
 
     run = runs.open_run(args.run, seed=args.seed)
-    if args.model == "celeba":
-        data, recipe = materials.celeba(run), training.CELEBA
-        model = caffenet.AttributeNet(materials.trunk(run), paper.ATTRIBUTES).freeze("conv1")
+    step, _, rest = args.model.partition("_")
+    if step == "celeba":
+        data, validation = materials.celeba(run, "train"), materials.celeba(run, "valid")
+        model = materials.attribute_net(materials.trunk(run), run)
     else:
-        everything, recipe = materials.ckplus(run), training.CKPLUS
-        split = faces.splits.people if args.model.endswith("people") else faces.splits.random
-        data = everything.subset(split(everything, seed=run.seed)[0].train)
-        trunk = materials.model(run, "celeba").trunk
-        model = caffenet.ExpressionNet(trunk, data.classes, conv5="fig14" in args.model).freeze("conv1", "conv2")
-        if "fig18" in args.model:
-            model.freeze("conv3", "conv4")
-    recipe = recipe.quick() if run.budget == "quick" else recipe
-    path = run.checkpoint(args.model)
-    training.fit(model, data, recipe, seed=run.seed, checkpoint=path.with_suffix(".partial.safetensors"))
-    print(weights.save_model(model, path, run=run.name, data=run.title, seed=run.seed))
+        everything = materials.ckplus(run)
+        split = materials.protocols(run, everything)["people" if rest.endswith("people") else "random"]
+        data, validation = everything.subset(split.train), everything.subset(split.validation)
+        before = "celeba" if rest.startswith("fig14") else args.model.replace("fig18", "fig14")
+        trunk = materials.model(run, before).trunk
+        model = materials.expression_net(trunk, everything, run, conv5=rest.startswith("fig14"))
+    materials.train(run, args.model, model, data, validation, materials.recipe(run, step))
+    print(run.checkpoint(args.model))
 
 
 def _summary(args: argparse.Namespace) -> None:
@@ -71,8 +69,8 @@ def parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="write synthetic faces in CelebA's or CK+'s layout")
     data.add_argument("kind", choices=("synthetic-celeba", "synthetic-ckplus"))
     data.add_argument("--root", type=Path, required=True, help="the folder to write to")
-    data.add_argument("--people", type=int, default=123, help="how many people")
-    data.add_argument("--images", type=int, default=1000, help="how many images (synthetic-celeba)")
+    data.add_argument("--people", type=int, help="how many; by default 600 (CelebA's layout) or 123 (CK+'s)")
+    data.add_argument("--images", type=int, default=3000, help="how many, of synthetic-celeba")
     data.add_argument("--seed", type=int, default=0)
     data.set_defaults(call=_data)
 

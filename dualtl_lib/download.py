@@ -1,5 +1,6 @@
 """Downloading one file: with a bar, resumed after a cut, checked, and there whole or not at all."""
 
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -77,12 +78,17 @@ def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Pat
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OSError(f"{part}: another process is fetching this file; wait for it") from error
-        _complete(url, part, size)
         try:
+            _complete(url, part, size)
             verify(part, checksum)
         except ValueError as error:
             part.unlink()
             raise ValueError(f"{url}: {str(error).split(': ', 1)[1]}") from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink()
+                raise OSError(f"{target.parent}: the disk is full; nothing was kept of {target.name}") from error
+            raise
         os.replace(part, target)
     return target
 

@@ -142,7 +142,7 @@ def _shaped(values, shape: list[int], where: str) -> np.ndarray:
     if any(side < 0 for side in shape) or math.prod(shape) != len(values):
         raise ValueError(f"{where}: expected {shape} numbers, found {len(values)}; the file is damaged")
     with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which weights.py refuses
-        return np.asarray(values, dtype=np.float32).reshape(shape)
+        return np.array(values, dtype=np.float32).reshape(shape)
 
 
 def _order(steps: list[str], norm: str, pool: str) -> str | None:

@@ -333,7 +333,7 @@ def describe(path: str | Path) -> dict[str, str]:
         "file": str(path),
         "sha256": download.checksum_of(path, "sha256"),
         "maps": "-".join(str(layer.maps) for layer in trunk.layers),
-        "order": f"{trunk.order}, as {contents.told_by} tells"
+        "order": f"{trunk.order}, as {contents.told_by} told"
         if contents.order
         else f"{trunk.order}, by default: the file does not say, load(…, order=…) does",
         "images": f"{trunk.transform.colour}, times {trunk.transform.scale:.4g}, minus {trunk.transform.mean}, "
