@@ -193,7 +193,7 @@ def test_an_attribute_changes_its_own_region(attribute):
         change = np.abs(with_it.astype(float) - without).mean(2)
         names = [name for name in synthetic.PARTS if name != "face"]
         density = {name: change[parts_without[name] | parts_with[name]].mean() for name in names}
-        assert max(density.values()) > 3
+        assert (change > 8).sum() > 60  # pixels of 227x227
         assert max(density, key=density.get) in REGIONS[attribute], density
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "write_ckplus",
 ]
 
-VERSION = 1  # of the generator: a folder written by another is written anew
+VERSION = 2  # of the generator: a folder written by another is written anew
 TITLE = "synthetic faces: drawn by dualtl_lib, no real person"
 STAMP = "synthetic.json"
 
