@@ -170,6 +170,10 @@ class Deconvnet:
         patches = self.trunk.transform.to_rgb(patches)
         return Patches(patches, tops, lefts, torch.full_like(maps, index), maps, rows, columns, activations)
 
+    def forget(self) -> None:
+        """Let go of the remembered images; what is asked for next is computed from the image on."""
+        self._seen.clear()
+
     def _alone(self, records: list[Record], chosen: Tensor) -> Tensor:
         """One neuron of all, from its receptive field, in a picture of its own [1, 3, 227, 227], trunk's colours."""
         record, stage = records[-1], self._stages[len(records) - 1]

@@ -220,7 +220,9 @@ class Projector:
         if stage.pool and self.rules.assign:
             y = y * last_winner(record.switches, stage.pool, chosen)
         maps = slice(0, y.shape[1])
-        return self._down(records, at, y, Box(0, y.shape[2], 0, y.shape[3]), maps, normalized=False)[0]
+        x, box = self._down(records, at, y, Box(0, y.shape[2], 0, y.shape[3]), maps, normalized=False)
+        height, width = records[0].size  # pixels that no window sees are left out so far
+        return F.pad(x, (box.left, width - box.right, box.top, height - box.bottom))
 
     def one_each(self, records: list[Record], values: Tensor, maps: Tensor, row: int, column: int):
         """Neurons [M] of these maps (from 0), each on its own, that all won at one position of the last convolution.
@@ -248,8 +250,9 @@ class Projector:
 
     def _down(self, records, at: int, y: Tensor, box: Box, maps: slice, normalized: bool = True):
         """From the maps after stage `at` to the image; y [M, maps, h, w] are all that is not 0."""
-        if at < 0:
-            return y, box
+        if at < 0:  # a group of the first stage reaches some colours only
+            colours = self.stages[0].weight.shape[1] * self.stages[0].groups
+            return F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop)), box
         stage, record, rules = self.stages[at], records[at], self.rules
         if stage.norm and rules.lrn:  # neighbouring maps take part: fill up to all of them
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
