@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from . import paper, runs
 from .deconvnet import Deconvnet
 from .evaluation import Accuracy
+from .gallery import gallery as strongest_patches
 
 COLOURS = {
     "paper": "#8c8c8c",
@@ -83,11 +85,11 @@ def brightest(projection: Tensor) -> float:
     return float(torch.quantile(positive.flatten(), 0.998)) if positive.numel() else 1.0
 
 
-def _grid(count: int, columns: int, title: str, cell: float | None = None) -> tuple[plt.Figure, list[plt.Axes]]:
-    """A page-wide figure of square panels without axes."""
+def _grid(count: int, columns: int, title: str, spare: float = 0.2) -> tuple[plt.Figure, list[plt.Axes]]:
+    """A page-wide figure of square panels without axes; spare: inches above each row, for its titles."""
     rows = -(-count // columns)
-    side = cell or PAGE / columns
-    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + 0.28) * rows + 0.3), squeeze=False)
+    side = PAGE / columns
+    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + spare) * rows + 0.3), squeeze=False)
     fig.suptitle(title)
     for ax in axes.flat:
         ax.axis("off")
@@ -150,7 +152,7 @@ def filters(trunk, title: str) -> plt.Figure:
     """conv1's filters as colour pictures, each on its own scale around grey."""
     weight = trunk.transform.to_rgb(trunk.conv1.weight.detach())
     weight = 0.5 + 0.5 * weight / weight.abs().amax((1, 2, 3), keepdim=True)
-    fig, axes = _grid(len(weight), 16, title)
+    fig, axes = _grid(len(weight), 16, title, spare=0.02)
     for ax, w in zip(axes, weight, strict=False):
         ax.imshow(w.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     return fig
@@ -194,6 +196,21 @@ def variants(trunk, image: Tensor, layers: Sequence[str], title: str) -> plt.Fig
             ax = axes[row * len(layers) + column]
             ax.imshow(luminous(net.reconstruct(image, layer, top=1)[0]))
             ax.set_title(f"{layer}, {variant}")
+    return fig
+
+
+def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: str) -> plt.Figure:
+    """For one map of each layer its nine strongest patches of all images, and each projected (Zeiler and Fergus)."""
+    fig, axes = plt.subplots(2, len(chosen), figsize=(PAGE, 2 * PAGE / len(chosen) + 0.7))
+    fig.suptitle(title)
+    for (above, below), (layer, number) in zip(axes.T, chosen.items(), strict=True):
+        found = strongest_patches(net, images, layer, maps=[number], progress=False)
+        above.imshow(make_grid(found.pictures[0], nrow=3, padding=1, pad_value=255).permute(1, 2, 0))
+        projected = torch.stack([patch / brightest(patch) for patch in found.patches[0]])
+        below.imshow(luminous(make_grid(projected, nrow=3, padding=1, pad_value=1), peak=1.0))
+        above.set_title(f"{layer}, map {number}")
+        for ax in (above, below):
+            ax.axis("off")
     return fig
 
 

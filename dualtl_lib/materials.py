@@ -3,6 +3,9 @@
 Synthetic faces are written at the first call, under runs/data/, and shared by all runs of the same seed.
 """
 
+import contextlib
+from pathlib import Path
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
 from .faces import splits
 
-CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 3000, 600, 123  # of the synthetic sets; CK+ has 123 subjects
+CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
 FOLDS = 5  # people kept apart; the notebooks train on the first fold
 MADE_BY = {  # which notebook trains which model
     "celeba": "03_first_transfer",
@@ -28,20 +31,24 @@ def trunk(run: runs.Run) -> caffenet.Trunk:
 
 def celeba(run: runs.Run, split: str = "train") -> faces.CelebA:
     """The run's face attributes (section 4.2.1)."""
-    if run.celeba != "synthetic":
-        return faces.CelebA(weights.expand(run.celeba), split=split)
-    root = runs.OUTPUT / "runs" / "data" / f"celeba-seed{run.seed}"
-    faces.synthetic.write_celeba(root, people=CELEBA_PEOPLE, images=CELEBA_IMAGES, seed=run.seed)
-    return faces.CelebA(root, split=split)
+    if run.celeba == "synthetic":
+        root = faces.synthetic.write_celeba(
+            _synthetic("celeba", run), people=CELEBA_PEOPLE, images=CELEBA_IMAGES, seed=run.seed
+        )
+        return faces.CelebA(root, split=split, cache=root.parent / "cache")
+    return faces.CelebA(weights.expand(run.celeba), split=split)
 
 
 def ckplus(run: runs.Run) -> faces.CKPlus:
-    """The run's expressions (section 4.3.1): in CK+'s official layout as many images as the paper has, 1875."""
-    if run.ckplus != "synthetic":
-        return faces.CKPlus(weights.expand(run.ckplus))
-    root = runs.OUTPUT / "runs" / "data" / f"ckplus-seed{run.seed}"
-    faces.synthetic.write_ckplus(root, subjects=CKPLUS_SUBJECTS, seed=run.seed)
-    return faces.CKPlus(root)
+    """The run's expressions (section 4.3.1). In CK+'s official layout as many images as the paper has, 1875."""
+    if run.ckplus == "synthetic":
+        root = faces.synthetic.write_ckplus(_synthetic("ckplus", run), subjects=CKPLUS_SUBJECTS, seed=run.seed)
+        return faces.ckplus.paper_images(root, seed=run.seed, cache=root.parent / "cache")
+    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed)
+
+
+def _synthetic(kind: str, run: runs.Run) -> Path:
+    return runs.OUTPUT / "runs" / "data" / f"{kind}-seed{run.seed}"
 
 
 def model(run: runs.Run, name: str) -> caffenet.AttributeNet | caffenet.ExpressionNet:
@@ -103,7 +110,7 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
 
 def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
     """The paper's protocol, images at random, and the first of five folds with people kept apart."""
-    return {"random": splits.random(data, run.seed), "people": splits.people(data, folds=FOLDS, seed=run.seed)[0]}
+    return {"random": splits.random(data, run.seed)[0], "people": splits.people(data, folds=FOLDS, seed=run.seed)[0]}
 
 
 def truth(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict[str, Tensor]:
@@ -149,8 +156,17 @@ def inventory() -> pd.DataFrame:
     rows = []
     for path in sorted((runs.HOME / "config").glob("*.yaml")):
         run = runs.open_run(path.stem)
-        row = {"run": run.name, "data": run.title}
-        for what in ("weights", "celeba", "ckplus"):
-            row[what] = "here" if weights.present(getattr(run, what)) else "not here"
-        rows.append(row)
+        parts = {what: _whether_here(getattr(run, what)) for what in ("weights", "celeba", "ckplus")}
+        rows.append({"run": run.name, "data": run.title, **parts})
     return pd.DataFrame(rows)
+
+
+def _whether_here(what: str) -> str:
+    if what == "synthetic":
+        return "made when needed"
+    if what in weights.SOURCES:
+        return weights.where(what)
+    with contextlib.suppress(FileNotFoundError):  # no data root at all
+        if weights.expand(what).exists():
+            return "here"
+    return f"not here: {what}"

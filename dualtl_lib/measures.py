@@ -126,7 +126,7 @@ def departures(trunk, images: Tensor) -> pd.DataFrame:
     others = {
         "bias not subtracted (eq. 9)": Deconvnet(trunk, bias=False),
         "normalization by its gradient": Deconvnet(trunk, lrn="gradient"),
-        "shared winners added (eq. 8)": Deconvnet(trunk, assign=False),
+        "shared winners added (eq. 8)": Deconvnet(trunk, variant="zeiler", start="activation", bias=True),
     }
     rows = []
     for layer in trunk.layers:
