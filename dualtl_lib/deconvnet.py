@@ -202,8 +202,8 @@ class Deconvnet:
         key = image.cpu().numpy().tobytes()
         records = self._seen.pop(key, [])
         if len(records) < depth:
-            device = self._stages[0].weight.device
-            records = forward(self._stages[:depth], self.trunk.transform(image.to(device)))
+            weight = self._stages[0].weight  # a trunk made double is computed in double
+            records = forward(self._stages[:depth], self.trunk.transform(image.to(weight.device)).to(weight.dtype))
         self._seen[key] = records
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)

@@ -69,7 +69,7 @@ def gallery(
 
 def _image(images, i: int) -> Tensor:
     """One image, uint8 [1, 3, 227, 227]."""
-    return torch.as_tensor(np.array(images[i : i + 1]))
+    return images[i : i + 1] if isinstance(images, Tensor) else torch.from_numpy(np.array(images[i : i + 1]))
 
 
 def _strongest(net, images, layer, maps, count, progress) -> tuple[Tensor, Tensor, Tensor]:

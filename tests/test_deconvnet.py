@@ -1,0 +1,374 @@
+"""The deconvnet against the equations written out, against Captum, and against itself."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import NeuronDeconvolution, NeuronGradient, NeuronGuidedBackprop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dualtl_lib import gallery, weights
+from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Trunk
+from dualtl_lib.deconvnet import VARIANTS, Deconvnet, choose, strongest
+from dualtl_lib.projection import Pool, Projector, Stage, forward, last_winner, normalize_back
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+
+def random_trunk(seed: int = 0, **kwargs) -> Trunk:
+    """A trunk whose layers all speak, with biases of both signs."""
+    trunk, generator = Trunk(**kwargs), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in trunk.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * (0.05 if p.ndim == 4 else 0.3))
+    return trunk.requires_grad_(False)
+
+
+def some_images(n: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random pictures, uint8 [n, 3, 227, 227]."""
+    coarse = torch.randn(n, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    smooth = nn.functional.interpolate(coarse, size=227, mode="bicubic")
+    return (smooth * 60 + 128).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    """Real weights where they are, else the embedded trunk, else random ones."""
+    for name in ("$DATA/weights/bvlc_alexnet_conv.safetensors", "embedded"):
+        try:
+            return weights.load(name).requires_grad_(False)
+        except (OSError, ValueError):
+            continue
+    return random_trunk()
+
+
+def relative(a, b) -> float:
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+
+
+# --- equations 4-13, written out -------------------------------------------------------------------------------------
+
+
+def literal_forward(x, stage):
+    """Eqs. (4)-(7) for one stage: x [I, H, W] -> conv, pooled, winners [C, U, V, 2] (None without pooling)."""
+    w, b, s, p = stage.weight.numpy(), stage.bias.numpy(), stage.stride, stage.padding
+    outs, ins, k, _ = w.shape
+    padded = np.pad(x, ((0, 0), (p, p), (p, p)))
+    m, n = ((size + 2 * p - k) // s + 1 for size in x.shape[1:])
+    conv = np.zeros((outs, m, n))
+    for o in range(outs):
+        first = o // (outs // stage.groups) * ins
+        for j in range(m):
+            for i in range(n):
+                total = b[o]
+                for c in range(ins):
+                    total += (w[o, c] * padded[first + c, j * s : j * s + k, i * s : i * s + k]).sum()
+                conv[o, j, i] = max(total, 0)
+    if stage.pool is None:
+        return conv, conv, None
+    r, t, q, ceil = stage.pool
+    sizes = []
+    for size in (m, n):
+        steps = (size + 2 * q - r) / t
+        u = int(np.ceil(steps) if ceil else np.floor(steps)) + 1
+        sizes.append(u - 1 if ceil and (u - 1) * t >= size + q else u)  # a window must begin on the map
+    pooled, winners = np.zeros((outs, *sizes)), np.zeros((outs, *sizes, 2), dtype=int)
+    for o in range(outs):
+        for j in range(sizes[0]):
+            for i in range(sizes[1]):
+                best = -np.inf
+                for row in range(max(j * t - q, 0), min(j * t - q + r, m)):
+                    for column in range(max(i * t - q, 0), min(i * t - q + r, n)):
+                        if conv[o, row, column] > best:  # of equals the first
+                            best, winners[o, j, i] = conv[o, row, column], (row, column)
+                pooled[o, j, i] = best
+    return conv, pooled, winners
+
+
+def literal_backward(y, chosen, conv, winners, stage, size):
+    """Eqs. (8)-(13) for one stage: y [C, U, V] -> what entered it, [I, H, W]. Only chosen neurons are assigned."""
+    w, b, s, p = stage.weight.numpy(), stage.bias.numpy(), stage.stride, stage.padding
+    outs, ins, k, _ = w.shape
+    u = np.zeros(conv.shape)
+    for o, j, i in np.ndindex(y.shape):  # eq. (8)
+        if chosen[o, j, i]:
+            u[(o, j, i) if winners is None else (o, *winners[o, j, i])] = y[o, j, i]
+    for o, j, i in np.ndindex(u.shape):  # eq. (9)
+        u[o, j, i] = u[o, j, i] - b[o] if u[o, j, i] > 0 else 0
+    x = np.zeros((ins * stage.groups, size[0] + 2 * p, size[1] + 2 * p))  # eqs. (10), (11)
+    for o, j, i in np.ndindex(u.shape):  # eqs. (12), (13): every neuron gives its kernel
+        for c in range(ins):
+            x[o // (outs // stage.groups) * ins + c, j * s : j * s + k, i * s : i * s + k] += u[o, j, i] * w[o, c]
+    return x[:, p : p + size[0], p : p + size[1]]
+
+
+@st.composite
+def networks(draw):
+    """One to three stages of small random geometry, an image for them, and neurons of the last stage.
+
+    All numbers are multiples of 1/4, so that sums are exact, ties are frequent and 0 is 0.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dyadic = lambda *shape: torch.from_numpy(rng.integers(-3, 4, shape) / 4.0)  # noqa: E731
+    shape = [draw(st.integers(1, 3)), draw(st.integers(6, 13)), draw(st.integers(6, 13))]
+    x, stages = dyadic(1, *shape), []
+    for _ in range(draw(st.integers(1, 3))):
+        groups = draw(st.sampled_from([g for g in (1, 2, 3) if shape[0] % g == 0]))
+        kernel = draw(st.integers(1, min(4, *shape[1:])))
+        stride, padding = draw(st.integers(1, 3)), draw(st.integers(0, kernel - 1))
+        outs = groups * draw(st.integers(1, 3))
+        weight, bias = dyadic(outs, shape[0] // groups, kernel, kernel), dyadic(outs)
+        shape = [outs, *((size + 2 * padding - kernel) // stride + 1 for size in shape[1:])]
+        pool = None
+        if draw(st.booleans()):
+            window = draw(st.integers(1, min(4, *shape[1:])))
+            pool = Pool(window, draw(st.integers(1, 3)), draw(st.integers(0, window // 2)), draw(st.booleans()))
+        stages.append(Stage(weight, bias, stride, padding, groups, pool))
+        shape = list(forward(stages, x)[-1].pooled.shape[1:])
+    chosen = torch.from_numpy(rng.random(shape) < draw(st.sampled_from([0.1, 0.5, 1.0])))
+    return stages, x, chosen
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(networks())
+def test_the_paper_s_variant_is_equations_4_to_13(network):
+    stages, x, chosen = network
+    records = forward(stages, x)
+    found = Projector(stages, VARIANTS["paper"]).whole(records, records[-1].pooled, chosen)[0].numpy()
+    below, kept = x[0].numpy(), []
+    for stage, record in zip(stages, records, strict=True):
+        conv, pooled, winners = literal_forward(below, stage)
+        np.testing.assert_array_equal(record.pooled[0].numpy(), pooled)
+        kept.append((conv, winners, below.shape[1:]))
+        below = pooled
+    y, some = below * chosen.numpy(), chosen.numpy()
+    for stage, (conv, winners, size) in zip(reversed(stages), reversed(kept), strict=True):
+        y = literal_backward(y, some, conv, winners, stage, size)
+        some = np.ones(y.shape, dtype=bool)
+    np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(networks(), st.sampled_from(sorted(VARIANTS)))
+def test_one_neuron_s_receptive_field_is_its_part_of_the_whole_picture(network, variant):
+    stages, x, _ = network
+    records, projector = forward(stages, x), Projector(stages, VARIANTS[variant])
+    pooled = records[-1].pooled
+    for m, r, c in [(0, 0, 0), tuple(size - 1 for size in pooled.shape[1:])]:
+        chosen = torch.zeros_like(pooled[0], dtype=torch.bool)
+        chosen[m, r, c] = True
+        whole = projector.whole(records, pooled, chosen)
+        width = records[-1].conv.shape[3]
+        at = int(records[-1].switches[m, r, c]) if stages[-1].pool else r * width + c
+        part, box = projector.one_each(records, pooled[0, m, r, c].view(1), torch.tensor([m]), *divmod(at, width))
+        np.testing.assert_allclose(part, whole[:, :, box.rows(), box.columns()], rtol=1e-9, atol=1e-12)
+        whole[:, :, box.rows(), box.columns()] = 0
+        assert not whole.any()
+
+
+def test_the_last_window_wins_as_a_loop_has_it():
+    generator = torch.Generator().manual_seed(0)
+    for pool in (Pool(3, 2), Pool(4, 1), Pool(2, 2), Pool(3, 1, 1)):
+        x = torch.randint(0, 3, (1, 2, 9, 8), generator=generator).float()
+        _, winners = nn.functional.max_pool2d(x, *pool[:3], ceil_mode=pool.ceil, return_indices=True)
+        chosen = torch.rand(winners[0].shape, generator=generator) < 0.7
+        last, flat = last_winner(winners[0], pool, chosen), winners[0].flatten(1)
+        for c, v in np.ndindex(*flat.shape):
+            later = [w for w in range(v + 1, flat.shape[1]) if chosen[c].flatten()[w] and flat[c, w] == flat[c, v]]
+            assert bool(last[c].flatten()[v]) == (not later)
+
+
+# --- Captum ----------------------------------------------------------------------------------------------------------
+
+
+def as_modules(trunk: Trunk) -> nn.Sequential:
+    """The trunk as torch's own modules, one nn.ReLU each; `neurons` names the module whose output a layer's are."""
+    steps = []
+    for layer in trunk.layers:
+        steps += [(layer.name, trunk.get_submodule(layer.name)), (f"relu_{layer.name}", nn.ReLU())]
+        pool = [(f"pool_{layer.name}", nn.MaxPool2d(3, 2, ceil_mode=True))] * layer.pool
+        norm = [(f"norm_{layer.name}", nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0))] * layer.norm
+        steps += pool + norm if trunk.order == "pool-norm" else norm + pool
+    net = nn.Sequential()
+    for name, module in steps:
+        net.add_module(name, module)
+    return net
+
+
+CAPTUM = {"zeiler": NeuronDeconvolution, "guided": NeuronGuidedBackprop, "gradient": NeuronGradient}
+
+
+def captum_gives(method, net, trunk, image, layer, neuron):
+    module = net.get_submodule(f"{'pool' if trunk.layer(layer).pool else 'relu'}_{layer}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = trunk.transform(image).to(net[0].weight.dtype).requires_grad_()
+        return trunk.transform.to_rgb(method(net, module).attribute(x, neuron)).detach()
+
+
+@pytest.mark.parametrize("variant", sorted(CAPTUM))
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_zeiler_guided_and_gradient_are_captum_s(trunk, variant, order):
+    # In double: where normalization before pooling saturates, float32 leaves mostly rounding of its gradient.
+    ours = Trunk(trunk.layers, order, trunk.transform)
+    ours.load_state_dict(trunk.state_dict())
+    net = Deconvnet(ours, variant, lrn="gradient", start="one")
+    assert net.shapes == ours.shapes()  # found in float32, before the weights are made double
+    ours.double().requires_grad_(False)
+    modules, image = as_modules(ours), some_images(1, 5)
+    for layer in LAYERS:
+        maps = net.feature_maps(image, layer)[0]
+        at = int(maps.flatten().argmax())
+        neurons = [np.unravel_index(at, maps.shape), (3, 1, 2), (maps.shape[0] - 1, maps.shape[1] - 1, 0)]
+        for m, r, c in ((int(m), int(r), int(c)) for m, r, c in neurons):
+            expected = captum_gives(CAPTUM[variant], modules, ours, image, layer, (m, r, c))
+            found = net.reconstruct(image, layer, neuron=(m + 1, r, c))
+            assert relative(found, expected) < 1e-5, (layer, m, r, c)
+
+
+@pytest.mark.parametrize("variant", sorted(CAPTUM))
+def test_float32_is_captum_s_where_normalization_comes_last(variant):
+    ours, image = random_trunk(), some_images(1, 5)
+    net, modules = Deconvnet(ours, variant, lrn="gradient", start="one"), as_modules(ours)
+    for layer in LAYERS:
+        expected = captum_gives(CAPTUM[variant], modules, ours, image, layer, (8, 4, 4))
+        assert relative(net.reconstruct(image, layer, neuron=(9, 4, 4)), expected) < 1e-5, layer
+
+
+def test_zeiler_starts_with_the_activation(trunk):
+    image = some_images(1)
+    maps = Deconvnet(trunk).feature_maps(image, "conv3")[0]
+    m, r, c = (int(i) for i in np.unravel_index(int(maps.flatten().argmax()), maps.shape))
+    from_value = Deconvnet(trunk, "zeiler").reconstruct(image, "conv3", neuron=(m + 1, r, c))
+    from_one = Deconvnet(trunk, "zeiler", start="one").reconstruct(image, "conv3", neuron=(m + 1, r, c))
+    assert relative(from_value, from_one * maps[m, r, c]) < 1e-5
+
+
+def test_normalization_s_gradient_is_autograd_s():
+    generator = torch.Generator().manual_seed(1)
+    x = (30 * torch.randn(1, 9, 4, 5, generator=generator, dtype=torch.float64)).requires_grad_()
+    g = torch.randn(3, 9, 4, 5, generator=generator, dtype=torch.float64)
+    found = normalize_back(LocalResponseNorm(), x.detach(), g)
+    norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+    for one, expected in zip(found, g, strict=True):
+        (gradient,) = torch.autograd.grad(norm(x), x, expected.unsqueeze(0))
+        assert relative(one, gradient[0]) < 1e-9
+
+
+# --- choosing, batches, patches --------------------------------------------------------------------------------------
+
+
+def test_choosing_neurons():
+    maps = torch.tensor([[[1.0, 5.0], [5.0, 0.0]], [[7.0, 2.0], [7.0, 7.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    at = lambda chosen: chosen.nonzero().tolist()  # noqa: E731
+    assert choose(maps).all()
+    assert at(choose(maps, [2])) == [[1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]
+    assert at(choose(maps, top=1)) == [[0, 0, 1], [1, 0, 0], [2, 0, 0]]  # the first of equals
+    assert at(choose(maps, [2, 1], top=2)) == [[0, 0, 1], [0, 1, 0], [1, 0, 0], [1, 1, 0]]
+    assert at(choose(maps, top_of_layer=4)) == [[0, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert at(choose(maps, [1, 3], top_of_layer=4)) == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
+    assert at(choose(maps, neuron=(2, 1, 0))) == [[1, 1, 0]]
+    assert strongest(torch.zeros(2, 50), 3).tolist() == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(maps=[0]), "from 1 to 96, not 0"),
+        (dict(maps=[97]), "from 1 to 96, not 97"),
+        (dict(maps=[]), "maps 1 to 96"),
+        (dict(top=0), "from 1 to 729, not 0"),
+        (dict(top=730), "from 1 to 729, not 730"),
+        (dict(top_of_layer=0), "from 1 to 69984"),
+        (dict(neuron=(1, 27, 0)), "row of conv1 is a whole number from 0 to 26, not 27"),
+        (dict(neuron=(97, 0, 0)), "from 1 to 96"),
+        (dict(top=1, top_of_layer=1), "not by several"),
+        (dict(layer="conv6"), "no layer 'conv6'; this trunk has conv1, conv2, conv3, conv4, conv5"),
+        (dict(images=torch.zeros(1, 3, 224, 224, dtype=torch.uint8)), "227.*found torch.uint8 .1, 3, 224, 224."),
+        (dict(images=torch.zeros(1, 3, 227, 227)), "expected uint8 RGB images.*found torch.float32"),
+        (dict(images=torch.zeros(0, 3, 227, 227, dtype=torch.uint8)), "at least one image"),
+    ],
+)
+def test_what_cannot_be_says_what_can(change, says):
+    asked = dict(images=some_images(1), layer="conv1") | change
+    with pytest.raises(ValueError, match=says):
+        Deconvnet(Trunk()).reconstruct(**asked)
+
+
+def test_unknown_settings_say_what_is_allowed():
+    for setting in (dict(variant="zeiller"), dict(lrn="off"), dict(start="two")):
+        with pytest.raises(ValueError, match="is one of"):
+            Deconvnet(Trunk(), **setting)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_an_image_does_not_depend_on_its_batch(trunk, variant):
+    images = some_images(3)
+    for layer in ("conv2", "conv5"):
+        together, each = Deconvnet(trunk, variant), Deconvnet(trunk, variant)
+        pictures, patches = together.reconstruct(images, layer), together.reconstruct_each(images, layer, [3, 7], 2)
+        for i in (2, 0, 1):
+            assert torch.equal(each.reconstruct(images[i : i + 1], layer)[0], pictures[i])
+            alone = each.reconstruct_each(images[i : i + 1], layer, [3, 7], 2)
+            assert torch.equal(alone.patches, patches.patches[patches.images == i])
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("lrn", ["identity", "gradient"])
+def test_each_on_its_own_sums_and_sits_right(trunk, variant, lrn):
+    """Maps of one layer do not interfere at the first step; one map's neuron is that of the whole picture."""
+    net, image = Deconvnet(trunk, variant, lrn), some_images(1, 3)
+    for layer in LAYERS:
+        patches = net.reconstruct_each(image, layer, maps=[2, 40, 90])
+        assert patches.maps.tolist() == [2, 40, 90] and patches.activations.shape == (3,)
+        for k, (m, pasted) in enumerate(zip(patches.maps.tolist(), patches.paste(), strict=True)):
+            records = net._records(image, layer)
+            pooled = records[-1].pooled
+            assert patches.activations[k] == pooled[0, m - 1].max()
+            values = pooled if net.start == "activation" else torch.ones_like(pooled)
+            whole = net._projector.whole(records, values, choose(pooled[0], [m], top=1))
+            assert relative(pasted, trunk.transform.to_rgb(whole)[0]) < 1e-5
+
+
+def test_other_geometries_and_types():
+    trunk = random_trunk(layers=TORCHVISION_ALEXNET)
+    net, image = Deconvnet(trunk), some_images(1)
+    for layer in LAYERS:
+        maps = net.feature_maps(image, layer)
+        assert maps.shape[1:] == trunk.shapes()[layer] and maps.dtype == torch.float32
+        assert torch.equal(
+            net.reconstruct(image, layer, maps=np.arange(1, 4), top=1).isnan().any(), torch.tensor(False)
+        )
+    assert net.reconstruct(image, "conv5").shape == (1, 3, 227, 227)
+
+
+def test_new_weights_are_noticed():
+    trunk, image = random_trunk(), some_images(1)
+    net = Deconvnet(trunk)
+    before = net.reconstruct(image, "conv1")
+    trunk.conv1.weight.mul_(2)
+    after = net.reconstruct(image, "conv1")
+    assert not torch.equal(before, after) and torch.equal(after, Deconvnet(trunk).reconstruct(image, "conv1"))
+
+
+def test_gallery_finds_the_strongest_of_a_whole_data_set(trunk):
+    images, net = some_images(7), Deconvnet(trunk)
+    found = gallery.gallery(net, images, "conv3", maps=[5, 9], count=3, progress=False)
+    strength = net.feature_maps(images, "conv3").flatten(2).amax(2)[:, [4, 8]]
+    expected = strength.T.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found.activations, expected.values[:, :3])
+    assert torch.equal(found.images, expected.indices[:, :3])
+    assert found.patches.shape[:3] == (2, 3, 3) and found.pictures.shape == found.patches.shape
+    for m in range(2):
+        for k in range(3):
+            i = int(found.images[m, k])
+            alone = net.reconstruct_each(images[i : i + 1], "conv3", [[5, 9][m]])
+            assert relative(found.patches[m, k], alone.patches[0]) < 1e-6
+            top, left, side = int(alone.tops[0]), int(alone.lefts[0]), alone.patches.shape[-1]
+            padded = nn.functional.pad(images[i], (side,) * 4)
+            expected = padded[:, top + side : top + 2 * side, left + side : left + 2 * side]
+            assert torch.equal(found.pictures[m, k], expected)
