@@ -61,7 +61,11 @@ def site(tmp_path_factory) -> Site:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, root / "explorer.ipynb")
+    settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # by default JupyterLab takes cells out of sight off the page
     environment = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
         "DUALTL_OUTPUT": str(root),
         "PYTHONPATH": str(runs.HOME),
         "JUPYTER_CONFIG_DIR": str(root / "config"),
@@ -165,7 +169,7 @@ def in_lab(page, address: str) -> None:
         await jupyterapp.commands.execute('notebook:run-all-cells') }"""
     )
     page.evaluate("jupyterapp.shell.collapseLeft()")
-    page.locator(".dualtl-projection").scroll_into_view_if_needed()
+    page.locator(".dualtl-face").scroll_into_view_if_needed()
 
 
 def test_in_jupyterlab(site, tmp_path):
