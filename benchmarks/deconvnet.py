@@ -1,0 +1,282 @@
+"""How fast the deconvnet is: `python benchmarks/deconvnet.py [--quick]` prints the tables of RESULTS.md.
+
+One process, one run, the same weights, images and neurons for all that are compared; results are compared before
+anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
+FlopCounterMode (a multiplication and an addition are two). "of peak" is their rate over that of a 1024 x 1024 float32
+matrix product, measured here (on a GPU, 8192 x 8192).
+"""
+
+# ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
+
+import argparse
+import statistics
+import time
+import warnings
+
+import torch
+from captum.attr import NeuronDeconvolution
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from dualtl_lib import weights
+from dualtl_lib.caffenet import Trunk
+from dualtl_lib.deconvnet import Deconvnet
+from dualtl_lib.gallery import gallery
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+
+
+def seconds(call, device, repeats: int = 3) -> float:
+    """Median time of a call, after one that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def operations(call) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def peak(device) -> float:
+    """Operations a second of a matrix product."""
+    side = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(side, side, device=device)
+    return 2 * side**3 / seconds(lambda: a @ a, device, 9)
+
+
+def pictures(n: int) -> torch.Tensor:
+    """Smooth random colour pictures, uint8 [n, 3, 227, 227]; the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    layers = [
+        F.interpolate(torch.randn(n, 3, cells, cells, generator=generator), size=227, mode="bicubic") * 200 / cells**0.5
+        for cells in (4, 16, 64)
+    ]
+    return (128 + sum(layers)).clamp(0, 255).to(torch.uint8)
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative difference; stops the benchmark where two do not compute the same."""
+    difference = float((found - expected).norm() / expected.norm())
+    assert difference < 1e-4, f"results differ by {difference:.1e}"
+    return difference
+
+
+class Straightforward(nn.Module):
+    """The deconvnet as one writes it first: MaxPool2d with indices, MaxUnpool2d, ReLU, ConvTranspose2d."""
+
+    def __init__(self, trunk: Trunk):
+        super().__init__()
+        self.trunk = trunk
+        self.pool, self.unpool = nn.MaxPool2d(3, 2, ceil_mode=True, return_indices=True), nn.MaxUnpool2d(3, 2)
+        self.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+        self.up = nn.ModuleDict()
+        for layer in trunk.layers:
+            conv = trunk.get_submodule(layer.name)
+            up = nn.ConvTranspose2d(
+                layer.maps, conv.in_channels, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False
+            )
+            up.weight.data = conv.weight.detach()
+            self.up[layer.name] = up
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor, stop: str) -> torch.Tensor:
+        x, kept = self.trunk.transform(images), []
+        for layer in self.trunk.layers:
+            x = F.relu(self.trunk.get_submodule(layer.name)(x))
+            steps, indices, size = ["pool"] * layer.pool + ["norm"] * layer.norm, None, x.shape
+            for step in steps if self.trunk.order == "pool-norm" else reversed(steps):
+                if step == "pool":
+                    x, indices = self.pool(x)
+                    pooled = x
+                else:
+                    x = self.norm(x)
+            kept.append((layer.name, indices, size))
+            if layer.name == stop:
+                x = pooled if layer.pool else x
+                break
+        for name, indices, size in reversed(kept):
+            if indices is not None:
+                x = self.unpool(x, indices, output_size=size)
+            x = self.up[name](F.relu(x))
+        return self.trunk.transform.to_rgb(x)
+
+
+class _DeconvReLU(torch.autograd.Function):
+    """ReLU that rectifies again on the way back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.relu()
+
+
+class DeconvReLU(nn.Module):
+    def forward(self, x):
+        return _DeconvReLU.apply(x)
+
+
+def modules(trunk: Trunk, relu=nn.ReLU) -> nn.Sequential:
+    """The trunk as torch's own modules, which Captum needs."""
+    net = nn.Sequential()
+    for layer in trunk.layers:
+        net.add_module(layer.name, trunk.get_submodule(layer.name))
+        net.add_module(f"relu_{layer.name}", relu())
+        pool = [(f"pool_{layer.name}", nn.MaxPool2d(3, 2, ceil_mode=True))] * layer.pool
+        norm = [(f"norm_{layer.name}", nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0))] * layer.norm
+        for name, module in pool + norm if trunk.order == "pool-norm" else norm + pool:
+            net.add_module(name, module)
+    return net
+
+
+def whole_batch(net: nn.Sequential, x: torch.Tensor, stop: str, neurons: torch.Tensor) -> torch.Tensor:
+    """One backward pass for neurons [M, 3] (map from 0, row, column) of one image, each with a copy of the picture."""
+    x = x.expand(len(neurons), -1, -1, -1).detach().clone().requires_grad_()
+    y = x.view_as(x)  # FlopCounterMode follows modules, and cannot follow one that is given a leaf
+    for name, module in net.named_children():
+        y = module(y)
+        if name == stop:
+            break
+    some = torch.arange(len(neurons), device=x.device)
+    return torch.autograd.grad(y[some, neurons[:, 0], neurons[:, 1], neurons[:, 2]].sum(), x)[0]
+
+
+def row(name: str, *cells) -> None:
+    print("| " + " | ".join([name, *cells]) + " |", flush=True)
+
+
+def header(*names: str) -> None:
+    print()
+    row(*names)
+    print("|" + "---|" * len(names), flush=True)
+
+
+def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
+    """(1) The strongest neuron of every map, each on its own."""
+    image = pictures(1).to(device)
+    ours = Deconvnet(trunk, "zeiler", lrn="gradient", start="one")
+    net, hooked = modules(trunk), modules(trunk, DeconvReLU)
+    x = trunk.transform(image)
+    header("layer", "Captum, ms a neuron", "batch of 32, ms", "crops, ms", "Captum / crops", "batch / crops",
+           "MFLOP whole", "MFLOP crops", "of peak", "paper's variant, ms")  # fmt: skip
+    for layer in LAYERS:
+        stop = f"{'pool' if trunk.layer(layer).pool else 'relu'}_{layer}"
+        method = NeuronDeconvolution(net, net.get_submodule(stop))
+        patches = ours.reconstruct_each(image, layer)
+        neurons = torch.stack([patches.maps - 1, patches.rows, patches.columns], 1)
+        some = [int(k) for k in torch.linspace(0, len(neurons) - 1, 4 if quick else 12)]
+
+        def captum(k, neurons=neurons, method=method):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return method.attribute(x.detach().clone().requires_grad_(), tuple(neurons[k].tolist()))
+
+        for k, pasted in zip(some, patches.paste(some), strict=True):
+            if patches.activations[k] > 0:
+                same(pasted, trunk.transform.to_rgb(captum(k))[0])
+        batch = neurons[:32].to(device)
+        same(patches.paste(range(32)), trunk.transform.to_rgb(whole_batch(hooked, x, stop, batch)))
+        theirs = statistics.median(seconds(lambda k=k: captum(k), device, 1) for k in some)
+        batched = seconds(lambda: whole_batch(hooked, x, stop, batch), device, 1 if quick else 3) / 32
+        paper = Deconvnet(trunk)
+        taken = {}
+        for name, which in (("same", ours), ("paper", paper)):
+            repeats = 1 if quick and layer in ("conv4", "conv5") else 3
+            taken[name] = seconds(lambda: which.reconstruct_each(image, layer), device, repeats) / len(neurons)
+        work = operations(lambda: ours.reconstruct_each(image, layer)) / len(neurons)
+        full = operations(lambda: whole_batch(hooked, x, stop, batch)) / 32
+        mine = taken["same"]
+        row(layer, f"{1e3 * theirs:.1f}", f"{1e3 * batched:.1f}", f"{1e3 * mine:.3f}", f"{theirs / mine:.0f}",
+            f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine / rate:.0%}",
+            f"{1e3 * taken['paper']:.3f}")  # fmt: skip
+
+
+def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
+    """(2) All neurons of a layer, for 1 and many images."""
+    plain = Straightforward(trunk).to(device)
+    header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
+           "MFLOP", "of peak")  # fmt: skip
+    for n in (1, 4 if quick else 64):
+        images = pictures(n).to(device)
+        for layer in LAYERS:
+            net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
+            same(net.reconstruct(images, layer), plain(images, layer))
+
+            def cold(net=net, images=images, layer=layer):
+                net.forget()
+                net.reconstruct(images, layer)
+
+            repeats = 1 if n > 1 else 7
+            theirs = seconds(lambda: plain(images, layer), device, repeats) / n
+            ours = seconds(cold, device, repeats) / n
+            again = seconds(lambda: net.reconstruct(images[:1], layer), device, 7)
+            work = operations(cold) / n
+            row(layer, str(n), f"{1e3 * theirs:.1f}", f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}", f"{1e3 * again:.1f}",
+                f"{theirs / again:.1f}", f"{work / 1e6:.0f}", f"{work / ours / rate:.0%}")  # fmt: skip
+
+
+def slider(trunk: Trunk, device) -> None:
+    """One step of a slider: another choice for the image on screen; and a new image."""
+    image = pictures(1).to(device)
+    choices = {
+        "all neurons": {},
+        "all of one map": dict(maps=[7]),
+        "top 1 of each map": dict(top=1),
+        "top 10 of each map": dict(top=10),
+        "10 strongest of the layer": dict(top_of_layer=10),
+        "one neuron": dict(neuron=(7, 3, 3)),
+    }
+    header("one slider step, ms", *choices, "new image, all neurons")
+    for layer in LAYERS:
+        net = Deconvnet(trunk)
+
+        def new(net=net, layer=layer):
+            net.forget()
+            net.reconstruct(image, layer)
+
+        steps = [seconds(lambda c=c: net.reconstruct(image, layer, **c), device, 9) for c in choices.values()]
+        row(layer, *(f"{1e3 * s:.1f}" for s in [*steps, seconds(new, device, 9)]))
+
+
+def galleries(trunk: Trunk, device, quick: bool) -> None:
+    """(3) The 9 strongest patches of every map over a data set, with their projections."""
+    images = pictures(60 if quick else 400)
+    header("gallery", "images", "maps", "seconds", "images a minute")
+    for layer in ("conv5",):
+        start = time.perf_counter()
+        found = gallery(Deconvnet(trunk.to(device)), images, layer, progress=False)
+        taken = time.perf_counter() - start
+        row(layer, str(len(images)), str(len(found.maps)), f"{taken:.1f}", f"{60 * len(images) / taken:.0f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer neurons, images and repeats")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weights", default="embedded")
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    trunk = weights.load(asked.weights).to(device).requires_grad_(False)
+    rate = peak(device)
+    print(f"{asked.weights} weights, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+          f"matrix product {rate / 1e9:.0f} GFLOP/s")  # fmt: skip
+    each_neuron(trunk, device, rate, asked.quick)
+    whole_layer(trunk, device, rate, asked.quick)
+    slider(trunk, device)
+    galleries(trunk, device, asked.quick)
+
+
+if __name__ == "__main__":
+    main()
