@@ -97,7 +97,13 @@ def recipe(run: runs.Run, step: str) -> training.Recipe:
 def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe) -> dict[str, list]:
     """Train a model of the run, or go on where it stopped, and write it where materials.model finds it."""
     state = run.path / "training" / f"{name}.safetensors"
-    arguments = dict(seed=run.seed, validation=validation, checkpoint=state, cache_folder=run.path / "cache")
+    arguments = dict(
+        seed=run.seed,
+        validation=validation,
+        checkpoint=state,
+        cache_folder=run.path / "cache",
+        validate_every=max(1, recipe.max_iter // 4),  # a look at the validation images costs as much as ten steps
+    )
     try:
         history = training.fit(model, data, recipe, **arguments)
     except training.OtherTraining as other:  # something above this training has changed since
