@@ -196,8 +196,8 @@ class Explorer(widgets.VBox):
 
         self.where = widgets.Button(description="Where does covering matter?", layout=widgets.Layout(width="auto"))
         self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px"))
-        self.drops = widgets.Image(format="png", layout=image)
-        self.drops.layout.display = "none"
+        hidden = widgets.Layout(width=f"{PICTURE}px", height=f"{PICTURE}px", display="none")
+        self.drops = widgets.Image(format="png", layout=hidden)  # until it is asked for
         self.drops_word = widgets.HTML().add_class("dualtl-hint")
         self.sheet = widgets.VBox(layout=widgets.Layout(max_height="520px", overflow="auto"))
         self.sheet_open = widgets.ToggleButton(description="Contact sheet", layout=widgets.Layout(width="auto"))

@@ -315,6 +315,8 @@ def test_it_opens_on_something(explorer):
     same_as_library(explorer)
     assert explorer.state.model == "after the second transfer"
     assert shown(explorer.projection).max() == 255
+    assert all(i.layout.display is None for i in (explorer.face, explorer.projection, explorer.beside))
+    assert explorer.drops.layout.display == "none"
 
 
 EXTREMES = [
