@@ -34,7 +34,7 @@ STYLE = """<style>
 .dualtl-hint {opacity: .75; line-height: 1.25}
 .dualtl-title {font-weight: 600}
 .dualtl-message {border-left: 4px solid #d1603d; padding: 2px 8px}
-.dualtl-message:empty {display: none}
+.dualtl-layer .widget-toggle-button, .dualtl-strong .widget-toggle-button {padding: 0 2px}
 .dualtl-code pre {margin: 0; padding: 6px; overflow-x: auto; border: 1px solid #8888; user-select: text}
 .dualtl-bars table {border-collapse: collapse; line-height: 1.2}
 .dualtl-bars td {padding: 1px 4px; white-space: nowrap}
@@ -131,12 +131,12 @@ class Explorer(widgets.VBox):
 
     def __init__(self, run: runs.Run, state: State | None = None):
         super().__init__()
-        self.message = widgets.HTML().add_class("dualtl-message")
+        self.message = widgets.HTML(layout=widgets.Layout(display="none")).add_class("dualtl-message")
         try:
             self.studio = Studio(run)
             self.studio.trunk(es.AS_LOADED)
         except (Missing, FileNotFoundError, ValueError) as error:
-            self.message.value = html.escape(str(error))
+            self._say(str(error))
             self.children = [widgets.HTML(STYLE), self.message]
             return
         self.state = self.studio.fitting(state or self._opening())
@@ -165,8 +165,8 @@ class Explorer(widgets.VBox):
         self.strip = widgets.VBox()
         self.upload = widgets.FileUpload(accept=".jpg,.jpeg,.png", description="Your picture", tooltip="jpg or png")
         self.model = widgets.Dropdown(options=list(es.MODELS))
-        self.other = widgets.Dropdown(options=list(es.MODELS))
-        self.layer = widgets.ToggleButtons(options=list(layers), style={"button_width": "52px"})
+        self.other = widgets.Dropdown(options=list(es.MODELS), layout=widgets.Layout(width=f"{PICTURE}px"))
+        self.layer = widgets.ToggleButtons(options=list(layers), style={"button_width": "58px"})
         self.map = widgets.IntSlider(min=1, max=max(layers.values()), readout=False)
         self.number = widgets.BoundedIntText(min=1, max=max(layers.values()), layout=widgets.Layout(width="70px"))
         self.every = widgets.Checkbox(description="every map together", indent=False)
@@ -220,7 +220,7 @@ class Explorer(widgets.VBox):
     def _columns(self) -> widgets.Widget:
         controls = widgets.VBox(
             [
-                _control("Model", "Whose neurons: before any face was seen, or after a training.", self.model),
+                _control("Model", "Before any face was seen, or after.", self.model),
                 _control("Layer", "From edges (conv1) to large parts (conv5).", self.layer),
                 _control(
                     "Map",
@@ -239,11 +239,11 @@ class Explorer(widgets.VBox):
         )
         pictures = widgets.HBox(
             [
-                _panel("The face", "Yellow: what the strongest chosen neurons see.", self.face),
-                _panel("What they draw", "The chosen neurons, projected back to the picture.", self.projection),
-                _panel("Feature map", "Bright: the neuron speaks. Click one to pick it.", self.grid),
+                _panel("The face", "Yellow: what the chosen neurons see.", self.face),
+                _panel("What they draw", "The chosen neurons, projected back.", self.projection),
+                _panel("Feature map", "Bright: it speaks. Click one to pick it.", self.grid),
                 _panel("The same elsewhere", "", self.beside_word, self.other, self.beside),
-                _panel("Expression", "Softmax of the scores. Blue: face as it is; red: covered.", self.bars),
+                _panel("Expression", "Softmax. Blue: as it is; red: covered.", self.bars),
             ],
             layout=widgets.Layout(flex_flow="row wrap"),
         )
@@ -480,6 +480,7 @@ class Explorer(widgets.VBox):
     def _say(self, text: str) -> None:
         if self.message.value != html.escape(text):
             self.message.value = html.escape(text)
+        self.message.layout.display = None if text else "none"
 
     def _uploaded(self, change) -> None:
         if not change.new:
