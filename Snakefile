@@ -1,8 +1,12 @@
 # Which notebook needs what. `snakemake --cores all --config run=ckplus48` or `make reproduce RUN=ckplus48`.
 # An executed notebook stands for all that it wrote: its checkpoints, tables and pictures.
 
+from dualtl_lib import runs
+
 RUN = config.get("run", "embedded")
-PARAMETERS = " ".join(f"-p {key} {value}" for key, value in config.items() if key != "run")
+CHANGES = {key: value for key, value in config.items() if key != "run"}
+PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
+NAME = runs.open_run(RUN, **CHANGES).name
 
 NEEDS = {
     "00_start_here": [],
@@ -21,7 +25,7 @@ LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
 
 
 def executed(notebook):
-    return f"runs/{RUN}/notebooks/{notebook}.ipynb"
+    return f"runs/{NAME}/notebooks/{notebook}.ipynb"
 
 
 rule all:
@@ -34,7 +38,7 @@ rule notebook:
         needs=lambda w: [executed(n) for n in NEEDS[w.notebook]],
         library=expand("dualtl_lib/{name}.py", name=LIBRARY),
         config=f"config/{RUN}.yaml",
-    output: f"runs/{RUN}/notebooks/{{notebook}}.ipynb"
+    output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
     threads: lambda w: workflow.cores if w.notebook in TRAINING else 1
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"

@@ -68,7 +68,11 @@ def accuracy(predicted, target) -> Accuracy:
     predicted, target = np.asarray(predicted), np.asarray(target)
     if predicted.shape != target.shape or predicted.size == 0:
         raise ValueError(f"predictions {predicted.shape} and targets {target.shape} must be alike and not empty")
-    correct, n = int((predicted == target).sum()), predicted.size
+    return wilson(int((predicted == target).sum()), predicted.size)
+
+
+def wilson(correct: int, n: int) -> Accuracy:
+    """`correct` right answers of `n`, with their interval."""
     interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return Accuracy(correct / n, correct, n, float(interval.low), float(interval.high))
 
