@@ -6,13 +6,13 @@
 RUN ?= embedded
 BIN := .venv/bin
 export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
+export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
-UV_LINKS := UV_LINK_MODE=copy
 
 .PHONY: reproduce test lab explore bench clean
 
 reproduce: .venv/installed
-	$(BIN)/snakemake --cores all --config run=$(RUN) --quiet rules --rerun-incomplete
+	$(BIN)/snakemake --cores all --config run=$(RUN) --rerun-incomplete
 	$(BIN)/python -m dualtl_lib summary $(RUN)
 
 test: .venv/installed

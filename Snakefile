@@ -8,11 +8,11 @@ CHANGES = {key: value for key, value in config.items() if key != "run"}
 PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
 NAME = runs.open_run(RUN, **CHANGES).name
 
-NEEDS = {
+NEEDS = {  # 00 makes the synthetic faces that the others look at
     "00_start_here": [],
-    "01_architecture": [],
-    "02_bvlc_features": [],
-    "03_first_transfer": [],
+    "01_architecture": ["00_start_here"],
+    "02_bvlc_features": ["00_start_here"],
+    "03_first_transfer": ["00_start_here"],
     "04_first_transfer_features": ["03_first_transfer"],
     "05_second_transfer": ["03_first_transfer"],
     "06_second_transfer_features": ["05_second_transfer"],
@@ -20,7 +20,7 @@ NEEDS = {
     "08_occlusion": ["05_second_transfer"],
     "09_explorer": ["05_second_transfer"],
 }
-TRAINING = ["03_first_transfer", "05_second_transfer"]
+ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
 
 
@@ -39,7 +39,7 @@ rule notebook:
         library=expand("dualtl_lib/{name}.py", name=LIBRARY),
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
-    threads: lambda w: workflow.cores if w.notebook in TRAINING else 1
+    threads: lambda w: workflow.cores if w.notebook in ALONE else 1
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
