@@ -1,0 +1,126 @@
+"""Faults planted in a copy of the library: the notebooks' checked cells must turn red, and only through the fault.
+
+Each notebook runs under nbval up to the cell that should notice. Without a fault all of these cells are green.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import nbformat
+import pytest
+
+from dualtl_lib import materials, runs
+
+
+class Fault(NamedTuple):
+    """What to replace in which file, and a line of the checked cell that must notice."""
+
+    file: str
+    old: str
+    new: str
+    notebook: str
+    cell: str
+
+
+NOTICES = {
+    "02_bvlc_features": "measures.EDGES]].round(1)",
+    "00_start_here": "people[faces.of_class(name)]",
+    "03_first_transfer": "training.moved(",
+    "08_occlusion": "of the picture black",
+}
+FAULTS = {
+    "a wrong switch": Fault(
+        "projection.py",
+        "places = (rows - box.top) * w + (switches - rows * width - box.left)",
+        "places = ((rows - box.top) * w + (switches - rows * width - box.left)).flip(1, 2)",
+        "02_bvlc_features",
+        NOTICES["02_bvlc_features"],
+    ),
+    "an unflipped kernel": Fault(
+        "projection.py",
+        "split.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)",
+        "split.permute(0, 2, 4, 6, 1, 3, 5)",
+        "02_bvlc_features",
+        NOTICES["02_bvlc_features"],
+    ),
+    "two labels swapped": Fault(
+        "paper.py",
+        '"happy", "sadness", "surprise")',
+        '"sadness", "happy", "surprise")',
+        "00_start_here",
+        NOTICES["00_start_here"],
+    ),
+    "a frozen layer that trains": Fault(
+        "caffenet.py",
+        "requires_grad_(False)",
+        "requires_grad_(True)",
+        "03_first_transfer",
+        NOTICES["03_first_transfer"],
+    ),
+    "the mouth elsewhere": Fault(
+        "occlusion.py", "_MOUTH = (0.25, 0.65,", "_MOUTH = (0.25, 0.45,", "08_occlusion", NOTICES["08_occlusion"]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """The synthetic faces that `make test` has made, or makes now, for all of these runs."""
+    run = runs.open_run("embedded")
+    materials.ckplus(run)
+    materials.celeba(run)
+    return runs.OUTPUT / "runs" / "data"
+
+
+def run_notebook(folder, data, fault: Fault | None, notebook: str, cell: str) -> str:
+    """A notebook's check of one cell against a copy of the library: nbval's report."""
+    for part in ("dualtl_lib", "config"):
+        shutil.copytree(runs.HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    if fault:
+        path = folder / "dualtl_lib" / fault.file
+        text = path.read_text()
+        assert text.count(fault.old) == 1, f"{fault.file} no longer has {fault.old!r} once"
+        path.write_text(text.replace(fault.old, fault.new))
+    book = nbformat.read(runs.HOME / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    checked = [i for i, c in enumerate(book.cells) if cell in c.source and "# NBVAL_CHECK_OUTPUT" in c.source]
+    assert len(checked) == 1, f"{notebook} has no one checked cell with {cell!r}"
+    for c in book.cells[: checked[0]]:
+        c.source = c.source.replace("# NBVAL_CHECK_OUTPUT\n", "")
+    book.cells = book.cells[: checked[0] + 1]
+    nbformat.write(book, folder / f"{notebook}.ipynb")
+    (folder / "out" / "runs").mkdir(parents=True)
+    (folder / "out" / "runs" / "data").symlink_to(data)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--nbval-lax",
+            "--nbval-current-env",
+            notebook + ".ipynb",
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "DUALTL_OUTPUT": str(folder / "out")},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("notebook", NOTICES)
+def test_without_a_fault_the_cell_is_green(tmp_path, data, notebook):
+    report = run_notebook(tmp_path, data, None, notebook, NOTICES[notebook])
+    assert "failed" not in report and " passed" in report, report
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_turns_its_cell_red(tmp_path, data, name):
+    fault = FAULTS[name]
+    report = run_notebook(tmp_path, data, fault, fault.notebook, fault.cell)
+    assert "1 failed" in report and "Cell outputs differ" in report, report
+    assert fault.cell in report
