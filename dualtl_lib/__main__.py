@@ -45,7 +45,9 @@ def _train(args: argparse.Namespace) -> None:
         before = "celeba" if rest.startswith("fig14") else args.model.replace("fig18", "fig14")
         trunk = materials.model(run, before).trunk
         model = materials.expression_net(trunk, everything, run, conv5=rest.startswith("fig14"))
-    materials.train(run, args.model, model, data, validation, materials.recipe(run, step))
+    materials.train(
+        run, args.model, model, data, validation, materials.recipe(run, "heads" if "fig18" in args.model else step)
+    )
     print(run.checkpoint(args.model))
 
 

@@ -103,7 +103,7 @@ def panel_title(panel: paper.Panel, layer_maps: int) -> str:
         which = f"all {layer_maps} maps" if panel.top is None else f"each of {layer_maps} maps"
     else:
         which = f"map {', '.join(map(str, panel.maps))}"
-    return f"({panel.letter}) {neurons} of {which}" + (", before" if panel.model == "before" else "")
+    return f"({panel.letter}) {neurons} of {which}" + (",\nbefore this training" if panel.model == "before" else "")
 
 
 def projections(

@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
 
 NOTICES = {
-    "02_bvlc_features": "measures.EDGES]].round(1)",
+    "02_bvlc_features": "measures.edge_agreement(projection",
     "00_start_here": "people[faces.of_class(name)]",
     "03_first_transfer": "training.moved(",
     "08_occlusion": "of the picture black",

@@ -80,6 +80,10 @@ def test_quick_drops_the_rate_as_often_as_it_learns():
         quick = recipe.quick()
         assert quick.max_iter < 400
         assert quick.rate(quick.max_iter - 1) < quick.base_lr
+        heads = recipe.quick_heads()
+        assert (heads.base_lr, heads.batch) == (recipe.base_lr, recipe.batch)
+        assert heads.rate(heads.max_iter - 1) == pytest.approx(recipe.base_lr * recipe.gamma)
+        assert quick.rate(quick.max_iter - 1) < quick.base_lr
         assert (quick.momentum, quick.weight_decay, quick.loss, quick.gamma) == (
             recipe.momentum,
             recipe.weight_decay,
