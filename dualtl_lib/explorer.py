@@ -486,7 +486,7 @@ class Explorer(widgets.VBox):
         if not change.new:
             return
         try:
-            self._move(face=self.studio.add_face(bytes(change.new[0].content), change.new[0].name))
+            self._move(face=self.studio.add_face(bytes(change.new[0]["content"]), change.new[0]["name"]))
         except Missing as missing:
             self._say(str(missing))
         self.upload.value = ()
