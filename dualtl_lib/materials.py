@@ -108,8 +108,8 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
     )
     try:
         history = training.fit(model, data, recipe, **arguments)
-    except training.OtherTraining as other:  # something above this training has changed since
-        print(f"training {name} anew: {other}")
+    except training.OtherTraining:  # something above this training has changed since
+        print(f"training {name} anew: the state that was kept is of other settings, data or weights")
         state.unlink()
         history = training.fit(model, data, recipe, **arguments)
     weights.save_model(model, run.checkpoint(name), run=run.name, data=run.title)
