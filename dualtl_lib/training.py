@@ -121,6 +121,7 @@ def fit(
     skip_dead_tail: bool = False,
     precision: str = "float32",
     fabric=None,
+    progress: bool = True,
 ) -> dict[str, list]:
     """Train the parameters of a model that require a gradient; frozen layers are computed once (prefix.Prefix).
 
@@ -135,6 +136,7 @@ def fit(
     precision: "float32", "bfloat16" (mixed, as torch.autocast does it), or "auto": the faster on this machine.
     fabric: a launched lightning Fabric. Each of its processes then takes an equal share of every batch, and the
         weights come out as from one process, to rounding.
+    progress: whether a bar shows it.
 
     Returns the history: "loss" and "rate" of each iteration; "validation" accuracies and the number of iterations
     done before each, "validated"; where the tail was skipped, "skipped_from" that iteration and by how much of its
@@ -158,7 +160,8 @@ def fit(
     maps = Prefix(model, train, cache, cache_folder)
     validation_maps = None if validation is None else Prefix(model, validation, cache, cache_folder)
     targets, loss_of = torch.as_tensor(train.targets), LOSSES[recipe.loss]
-    bar = tqdm(range(begin, recipe.max_iter), "training", initial=begin, total=recipe.max_iter, disable=team.rank > 0)
+    quiet = team.rank > 0 or not progress
+    bar = tqdm(range(begin, recipe.max_iter), "training", initial=begin, total=recipe.max_iter, disable=quiet)
     for t in bar:
         chosen = batch_indices(t, recipe.batch, len(train), seed)[share]
         with _drawn_dropout(model, (seed, t), recipe.batch, share):
@@ -310,7 +313,13 @@ def _accuracy(model: nn.Module, maps: Prefix, targets, precision: str, batch: in
 def moved(model: nn.Module, train, recipe: Recipe, iterations: int = 3) -> dict[str, bool]:
     """Which layers a few iterations on a copy of the model change, by name: frozen ones must not move."""
     trained = copy.deepcopy(model)
-    fit(trained, train, dataclasses.replace(recipe, batch=min(recipe.batch, len(train)), max_iter=iterations), cache=0)
+    fit(
+        trained,
+        train,
+        dataclasses.replace(recipe, batch=min(recipe.batch, len(train)), max_iter=iterations),
+        cache=0,
+        progress=False,
+    )
     before, after = dict(model.named_parameters()), dict(trained.named_parameters())
     changed = {}
     for name in before:
