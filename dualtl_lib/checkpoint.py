@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import safetensors
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -32,7 +33,7 @@ class Checkpoint:
         self.origin = {
             "recipe": json.dumps(dataclasses.asdict(recipe)),
             "seed": str(seed),
-            "data": content(train),
+            "data": runs.fingerprint(np.ascontiguousarray(train.targets).tobytes(), content(train.images).encode()),
             "model": fingerprint(model),
             **{k: str(v) for k, v in how.items()},
         }

@@ -25,18 +25,29 @@ class Prefix:
     model: its `frozen()` layers are what is computed. None frozen: `prefix[indices]` gives the transformed images.
     limit: bytes. A cache that would be larger is not made; the maps are then computed each time they are asked for.
     folder: where the cache is kept, as a file named after its content (the images, and the weights and order of the
-        layers) and shared by all that ask for the same; older caches there make room when the limit would be passed.
-        None keeps it in memory.
+        layers) and shared by all that ask for the same. Faces that are a part of a larger set (`Faces.subset`) share
+        one file for all of it where that fits, so folds and protocols compute it once; and what fewer frozen layers
+        have left there is gone on from. Older caches make room when the limit would be passed. None: in memory.
     """
 
     def __init__(self, model: nn.Module, faces, limit: int = LIMIT, folder: Path | None = None):
         self.trunk, self.faces, self.frozen = model.trunk, faces, model.frozen()
-        shape = model.trunk.shapes()[self.frozen[-1]] if self.frozen else ()
-        self.shape = (len(faces), *shape)
-        self.bytes = int(np.prod(self.shape)) * 4
-        self.cached = None
-        if self.frozen and self.bytes <= limit:
-            self.cached = self._file(Path(folder), limit) if folder else self._fill(np.empty(self.shape, "f4"))
+        self.maps = model.trunk.shapes()[self.frozen[-1]] if self.frozen else ()
+        self.cached, self.rows = None, np.arange(len(faces))
+        if not self.frozen or self.bytes > limit:
+            return
+        if folder is None:
+            self.cached = self._fill(np.empty((len(faces), *self.maps), "f4"), faces.images)
+            return
+        images = faces.images
+        if hasattr(images, "rows") and self.bytes * len(images.pixels) <= limit * len(images):
+            self.rows, images = images.rows, images.pixels
+        self.cached = self._file(images, Path(folder), limit)
+
+    @property
+    def bytes(self) -> int:
+        """What the maps of these faces take."""
+        return len(self) * int(np.prod(self.maps)) * 4
 
     @property
     def start(self) -> str | None:
@@ -49,47 +60,64 @@ class Prefix:
 
     def __getitem__(self, indices) -> Tensor:
         if self.cached is not None:
-            return torch.from_numpy(self.cached[np.asarray(indices)])
-        return self.compute(indices)
+            return torch.from_numpy(self.cached[self.rows[np.asarray(indices)]])
+        return self.compute(pixels(self.faces, indices))
 
     @torch.no_grad()
-    def compute(self, indices) -> Tensor:
-        """The maps of these images without the cache."""
-        x = self.trunk.transform(pixels(self.faces, indices).to(self.trunk.conv1.weight.device))
-        return self.trunk(x, stop=self.frozen[-1]) if self.frozen else x
+    def compute(self, images: Tensor) -> Tensor:
+        """The maps of uint8 images [n, 3, 227, 227] without the cache."""
+        return self._on(self.trunk.transform(images.to(self.trunk.conv1.weight.device)), self.frozen)
 
-    def _fill(self, out: np.ndarray) -> np.ndarray:
-        progress = tqdm(range(0, len(self), CHUNK), desc=f"frozen {', '.join(self.frozen)}", leave=False)
-        for begin in progress:
-            part = range(begin, min(begin + CHUNK, len(self)))
-            out[begin : part.stop] = self.compute(part).cpu().numpy()
+    def _on(self, x: Tensor, layers: tuple[str, ...]) -> Tensor:
+        for name in layers:  # contiguous, so that the bits are the same whichever layer the cache goes on from
+            x = self.trunk(x, start=name, stop=name).contiguous()
+        return x
+
+    @torch.no_grad()
+    def _fill(self, out: np.ndarray, images, known: np.ndarray | None = None, done: int = 0) -> np.ndarray:
+        """Compute all maps into `out`, from the images or from the maps `known` of the first `done` frozen layers."""
+        for begin in tqdm(range(0, len(out), CHUNK), desc=f"frozen {', '.join(self.frozen)}", leave=False):
+            part = slice(begin, begin + CHUNK)
+            if known is None:
+                x = self.compute(torch.from_numpy(np.array(images[part])))
+            else:
+                here = torch.from_numpy(known[part].copy()).to(self.trunk.conv1.weight.device)
+                x = self._on(here, self.frozen[done:])
+            out[part] = x.cpu().numpy()
         return out
 
-    def key(self) -> str:
-        """A fingerprint of all that the maps depend on: the images, the frozen weights, the trunk's order."""
+    def key(self, layers: tuple[str, ...], images: str) -> str:
+        """A fingerprint of all that the maps of these layers depend on: the weights, the order, the images' own."""
         weights = [
-            p.detach().cpu().numpy().tobytes()
-            for name in self.frozen
-            for p in self.trunk.get_submodule(name).parameters()
+            p.detach().cpu().numpy().tobytes() for name in layers for p in self.trunk.get_submodule(name).parameters()
         ]
-        about = repr((self.trunk.layers, self.trunk.order, self.trunk.transform, self.frozen)).encode()
-        return runs.fingerprint(about, *weights, content(self.faces).encode())
+        about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform
+        return runs.fingerprint(repr(about).encode(), *weights, images.encode())
 
-    def _file(self, folder: Path, limit: int) -> np.ndarray:
-        path = folder / f"prefix-{self.key()}.npy"
+    def _file(self, images, folder: Path, limit: int) -> np.ndarray:
+        fingerprint = content(images)
+
+        def of(layers: tuple[str, ...]) -> Path:
+            return folder / f"prefix-{self.key(layers, fingerprint)}.npy"
+
+        path, shape = of(self.frozen), (len(images), *self.maps)
         if path.exists():
             os.utime(path)
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            fewer = ((n, of(self.frozen[:n])) for n in range(len(self.frozen) - 1, 0, -1))
+            done, base = next(((n, file) for n, file in fewer if file.exists()), (0, None))
+            known = np.load(base, mmap_mode="r") if base else None  # stays readable if its file makes room
             others = sorted(folder.glob("prefix-*.npy"), key=lambda p: p.stat().st_mtime)
-            while others and self.bytes + sum(p.stat().st_size for p in others) > limit:
+            needed = int(np.prod(shape)) * 4
+            while others and needed + sum(p.stat().st_size for p in others) > limit:
                 others.pop(0).unlink(missing_ok=True)  # another process may have been faster
             with runs.replacing(path) as part:
-                self._fill(np.lib.format.open_memmap(part, "w+", "f4", self.shape)).flush()
+                self._fill(np.lib.format.open_memmap(part, "w+", "f4", shape), images, known, done).flush()
         return np.load(path, mmap_mode="r")
 
 
-def content(faces) -> str:
-    """A fingerprint of a data set: every pixel, and the targets."""
-    blocks = (faces.images[np.arange(i, min(i + 256, len(faces)))].tobytes() for i in range(0, len(faces), 256))
-    return runs.fingerprint(np.ascontiguousarray(faces.targets).tobytes(), *blocks)
+def content(images) -> str:
+    """A fingerprint of every pixel of images [N, 3, 227, 227]."""
+    blocks = (np.array(images[i : i + 256]).tobytes() for i in range(0, len(images), 256))
+    return runs.fingerprint(*blocks)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from dualtl_lib import caffenet, paper, prefix, training
 from dualtl_lib.caffenet import Layer
+from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
 
 TINY = (
@@ -301,12 +302,48 @@ def test_prefix_file_is_found_again_by_its_content(tmp_path, monkeypatch):
     net, faces = expression_net(), Patterns(7)
     made = prefix.Prefix(net, faces, folder=tmp_path)
     assert torch.equal(made[[1, 4]], prefix.Prefix(net, faces)[[1, 4]])
-    keys = {made.key(), prefix.Prefix(net, Patterns(7, seed=1), 0).key()}
-    keys |= {prefix.Prefix(expression_net(seed=1), faces, 0).key()}
-    keys |= {prefix.Prefix(expression_net(frozen=("conv1",)), faces, 0).key()}
-    assert len(keys) == 4
-    monkeypatch.setattr(prefix.Prefix, "compute", lambda *_: pytest.fail("computed again"))
+    for other in (
+        (net, Patterns(7, seed=1)),
+        (expression_net(seed=1), faces),
+        (expression_net(frozen=("conv1",)), faces),
+    ):
+        prefix.Prefix(*other, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.setattr(prefix.Prefix, "_fill", lambda *_: pytest.fail("computed again"))
     assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[[2]], made[[2]])
+
+
+def some_of(images, rows):
+    """A part of `images` pictures, as Faces.subset makes it."""
+    whole = Patterns(images)
+    names = [str(i) for i in range(images)]
+    return Faces(whole.images, whole.targets, whole.classes, names, names, names).subset(rows)
+
+
+def test_parts_of_a_set_share_one_prefix_file(tmp_path, monkeypatch):
+    net, one, other = expression_net(), some_of(60, [3, 59, 10]), some_of(60, range(5, 50))
+    first = prefix.Prefix(net, one, folder=tmp_path)
+    assert first.cached.shape[0] == 60 and len(first) == 3
+    torch.testing.assert_close(first[[0, 1, 2]], first.compute(one.batch([0, 1, 2])))
+    monkeypatch.setattr(prefix.Prefix, "_fill", lambda *_: pytest.fail("computed again"))
+    second = prefix.Prefix(net, other, folder=tmp_path)
+    assert torch.equal(second[[5]], first[[2]])
+
+
+def test_parts_of_a_set_too_large_for_the_limit_are_kept_alone(tmp_path):
+    net, part = expression_net(), some_of(60, [3, 59, 10])
+    made = prefix.Prefix(net, part, limit=20 * 8 * 13 * 13 * 4, folder=tmp_path)
+    assert made.cached.shape[0] == 3
+    torch.testing.assert_close(made[[1]], made.compute(part.batch([1])))
+
+
+def test_more_frozen_layers_go_on_from_fewer_to_the_bit(tmp_path, monkeypatch):
+    faces, all_frozen = Patterns(7), expression_net(frozen=("conv1", "conv2", "conv3", "conv4"))
+    alone = prefix.Prefix(all_frozen, faces, folder=tmp_path / "alone")
+    prefix.Prefix(expression_net(), faces, folder=tmp_path / "both")
+    monkeypatch.setattr(prefix.Prefix, "compute", lambda *_: pytest.fail("computed from the images"))
+    after = prefix.Prefix(all_frozen, faces, folder=tmp_path / "both")
+    assert torch.equal(after[range(7)], alone[range(7)])
 
 
 def test_prefix_folder_stays_below_its_limit(tmp_path):
