@@ -1,12 +1,15 @@
 # Which notebook needs what. `snakemake --cores all --config run=ckplus48` or `make reproduce RUN=ckplus48`.
 # An executed notebook stands for all that it wrote: its checkpoints, tables and pictures.
 
-from dualtl_lib import runs
+from dualtl_lib import runs, sweep
 
 RUN = config.get("run", "embedded")
 CHANGES = {key: value for key, value in config.items() if key != "run"}
+OPTIONS = " ".join(f"--{key} {value}" for key, value in CHANGES.items())
 PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
-NAME = runs.open_run(RUN, **CHANGES).name
+OPENED = runs.open_run(RUN, **CHANGES)
+NAME = OPENED.name
+FOLDS = [str(sweep.path(OPENED, job).relative_to(runs.OUTPUT)) for job in sweep.jobs(OPENED)]
 
 NEEDS = {  # 00 makes the synthetic faces that the others look at
     "00_start_here": [],
@@ -22,6 +25,7 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
 }
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
+TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "evaluation", "occlusion", "sweep"]  # what a fold uses
 
 
 def executed(notebook):
@@ -36,10 +40,30 @@ rule notebook:
     input:
         notebook="notebooks/{notebook}.ipynb",
         needs=lambda w: [executed(n) for n in NEEDS[w.notebook]],
+        folds=lambda w: FOLDS if w.notebook == "07_expression_recognition" else [],
         library=expand("dualtl_lib/{name}.py", name=LIBRARY),
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
     threads: lambda w: workflow.cores if w.notebook in ALONE else 1
+    resources:
+        mem_mb=6000,
+        runtime=240,  # minutes
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
+
+
+# One fold from one start of the run's sweep (config/<run>.yaml); on one core, so that a result does not depend on
+# how many run beside it.
+rule fold:
+    input:
+        needs=executed("03_first_transfer"),
+        library=expand("dualtl_lib/{name}.py", name=TRAINS),
+        config=f"config/{RUN}.yaml",
+    output: f"runs/{NAME}/folds/{{job}}.json"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "OMP_NUM_THREADS=1 python -m dualtl_lib fold {RUN} {wildcards.job} {OPTIONS}"

@@ -51,6 +51,13 @@ def _train(args: argparse.Namespace) -> None:
     print(run.checkpoint(args.model))
 
 
+def _fold(args: argparse.Namespace) -> None:
+    from . import sweep
+
+    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
+    print(sweep.do(run, sweep.parse(args.job)))
+
+
 def _summary(args: argparse.Namespace) -> None:
     from . import summary
 
@@ -91,6 +98,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("model", choices=("celeba", *(f"ckplus_fig{n}{p}" for n in (14, 18) for p in ("", "_people"))))
     train.add_argument("--seed", type=int)
     train.set_defaults(call=_train)
+
+    fold = commands.add_parser("fold", help="one job of a run's sweep: both models on one fold from one start")
+    fold.add_argument("run", help="a name in config/")
+    fold.add_argument("job", help="such as people-all-dual-seed0-fold1")
+    fold.add_argument("--seed", type=int, help="of the run, if other than its config's")
+    fold.add_argument("--budget", choices=runs.BUDGETS)
+    fold.set_defaults(call=_fold)
 
     pretrain = commands.add_parser("pretrain", help="remake the embedded trunk", add_help=False)
     pretrain.add_argument("rest", nargs=argparse.REMAINDER)

@@ -44,7 +44,7 @@ def ckplus(run: runs.Run) -> faces.CKPlus:
     if run.ckplus == "synthetic":
         root = faces.synthetic.write_ckplus(_synthetic("ckplus", run), subjects=CKPLUS_SUBJECTS, seed=run.seed)
         return faces.ckplus.paper_images(root, seed=run.seed, cache=root.parent / "cache")
-    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed)
+    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, person=run.person)
 
 
 def _synthetic(kind: str, run: runs.Run) -> Path:
@@ -79,11 +79,16 @@ def attribute_net(trunk: caffenet.Trunk, run: runs.Run, conv1: str = "frozen") -
     return net.freeze("conv1") if conv1 == "frozen" else net
 
 
-def expression_net(trunk: caffenet.Trunk, data: faces.CKPlus, run: runs.Run, conv5: bool = True):
+def expression_net(
+    trunk: caffenet.Trunk, data: faces.CKPlus, run: runs.Run, conv5: bool = True, seed: int | None = None
+):
     """The second transfer's model at its start: Fig. 14 with conv1 and conv2 frozen, or Fig. 18 (conv5=False) with
-    every layer frozen, where "only the two full connect layers need to be fine tuned" (section 4.3.4)."""
+    every layer frozen, where "only the two full connect layers need to be fine tuned" (section 4.3.4).
+
+    seed: of the heads, if not the run's.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+        torch.manual_seed(run.seed if seed is None else seed)
         net = caffenet.ExpressionNet(trunk, data.classes, conv5=conv5)
     return net.freeze("conv1", "conv2") if conv5 else net.freeze(*(layer.name for layer in net.trunk.layers))
 
@@ -146,17 +151,19 @@ def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict)
 
 def occlusion_predictions(run: runs.Run, data, by_protocol: dict, value: int = 0) -> dict[str, dict[str, Tensor]]:
     """What the model of Fig. 14 says of the covered test images [N], by protocol and region (Table 6)."""
-
-    def covering(region: str):
-        return None if region == "none" else lambda images: occlusion.cover(images, region, value)
-
     return {
-        protocol: {
-            region: evaluation.predict(expression_model(run, protocol, 14), data.subset(split.test), covering(region))
-            for region in paper.TABLE6
-        }
+        protocol: covered_predictions(expression_model(run, protocol, 14), data.subset(split.test), value)
         for protocol, split in by_protocol.items()
     }
+
+
+def covered_predictions(model: caffenet.ExpressionNet, test: faces.CKPlus, value: int = 0) -> dict[str, Tensor]:
+    """What a model says of test images [N] under each covering of Table 6, "none" among them."""
+
+    def covering(region: str):
+        return None if region == "none" else lambda images: occlusion.cover(images, region, value, test.layout)
+
+    return {region: evaluation.predict(model, test, covering(region)) for region in paper.TABLE6}
 
 
 def inventory() -> pd.DataFrame:

@@ -30,6 +30,10 @@ KEYS = {
     "seed": int,
     "people": bool,  # whether pictures of real people result, which are then kept out of figures/
 }
+OPTIONAL = {
+    "person": r"S\d+",  # in a folder per class: the pattern that finds the person in a picture's name
+    "sweep": {},  # sweep.Job's choices, each a list, and the number of folds
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Run:
     budget: str
     seed: int
     people: bool
+    person: str
+    sweep: dict
 
     @property
     def path(self) -> Path:
@@ -83,12 +89,13 @@ def open_run(name: str, **changes) -> Run:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ValueError(f"no run {name!r}: {path.name} is not in config/, which has {known}")
-    config = yaml.safe_load(path.read_text())
+    config = OPTIONAL | yaml.safe_load(path.read_text())
     changed = {k: v for k, v in changes.items() if v is not None and v != config.get(k)}
     config |= changed
-    for key in KEYS.keys() | config.keys():
-        if key not in KEYS or not isinstance(config.get(key), KEYS[key]):
-            expected = KEYS[key].__name__ if key in KEYS else f"one of {', '.join(KEYS)}"
+    kinds = KEYS | {key: type(default) for key, default in OPTIONAL.items()}
+    for key in kinds.keys() | config.keys():
+        if key not in kinds or not isinstance(config.get(key), kinds[key]):
+            expected = kinds[key].__name__ if key in kinds else f"one of {', '.join(kinds)}"
             raise ValueError(f"{path.name}: {key}: expected {expected}, found {config.get(key)!r}")
     if config["budget"] not in BUDGETS:
         raise ValueError(f"budget is one of {', '.join(BUDGETS)}, not {config['budget']!r}")

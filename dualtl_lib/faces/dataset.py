@@ -121,6 +121,15 @@ class Faces(torch.utils.data.Dataset):
         view.files = [self.files[i] for i in chosen]
         return view
 
+    def without(self, name: str) -> "Faces":
+        """The faces of the other classes, which keep their order. Raises ValueError where there is no such class."""
+        self.of_class(name)
+        gone = self.classes.index(name)
+        view = self.subset(self.targets.numpy() != gone)
+        view.targets = view.targets - (view.targets > gone).long()
+        view.classes = self.classes[:gone] + self.classes[gone + 1 :]
+        return view
+
 
 class Findings:
     """What was found wrong, by reason: warned of once each, with a count and the first names."""

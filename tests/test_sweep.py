@@ -1,0 +1,107 @@
+"""Jobs of a sweep: how they are named, what one writes, what is made of many."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dualtl_lib import evaluation, materials, paper, runs, sweep, tables, weights
+from dualtl_lib.__main__ import main
+from dualtl_lib.faces import synthetic
+from dualtl_lib.sweep import Job
+
+LISTS = dict(protocol=["random", "people"], classes=["all", "peaks"], start=["single", "dual"], seed=[0, 4], folds=3)
+
+
+def run_with(tmp_path, monkeypatch, **changes):
+    monkeypatch.setattr(runs, "OUTPUT", tmp_path)
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
+    return dataclasses.replace(runs.open_run("embedded"), **changes)
+
+
+def test_a_sweep_is_every_combination_once(tmp_path, monkeypatch):
+    run = run_with(tmp_path, monkeypatch, sweep=LISTS)
+    jobs = sweep.jobs(run)
+    assert len(jobs) == len(set(jobs)) == 2 * 2 * 2 * (1 + 3)
+    assert [sweep.parse(str(job)) for job in jobs] == jobs
+    assert sweep.jobs(run_with(tmp_path, monkeypatch)) == []
+
+
+@pytest.mark.parametrize("name", ["people-all-dual", "people-all-dual-seed0-fold1-", "x-all-dual-seed0-fold1", ""])
+def test_a_wrong_job_says_how_jobs_are_written(name):
+    with pytest.raises(ValueError, match=r"written as people-all-dual-seed0-fold1.*found"):
+        sweep.parse(name)
+
+
+@pytest.mark.parametrize("change", [{"start": ["tripled"]}, {"fold": 3}])
+def test_a_wrong_sweep_is_refused(tmp_path, monkeypatch, change):
+    run = run_with(tmp_path, monkeypatch, sweep=LISTS | change)
+    with pytest.raises(ValueError, match=r"sweep needs .*random.*single.*dual"):
+        sweep.jobs(run)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A run of few faces, and trainings of two iterations."""
+    synthetic.write_ckplus(tmp_path / "faces", subjects=12, seed=1, workers=1)
+    run = run_with(tmp_path, monkeypatch, ckplus=str(tmp_path / "faces"), sweep=LISTS | {"folds": 2})
+    short = dataclasses.replace(materials.training.CKPLUS, batch=4, max_iter=2)
+    monkeypatch.setattr(materials, "recipe", lambda run, step: short)
+    model = materials.attribute_net(materials.trunk(run), run)
+    weights.save_model(model, run.checkpoint("celeba"))
+
+    return run
+
+
+def test_a_job_writes_what_was_said_of_its_test_images(small):
+    job = Job("people", "peaks", "dual", 0, 2)
+    found = json.loads(sweep.do(small, job).read_text())
+    data, split = sweep.parts(small, job)
+    assert "neutral" not in data.classes and set(found["people"]).isdisjoint(data.people[split.train])
+    assert found["test"] == split.test.tolist() and found["truth"] == data.targets[split.test].tolist()
+    assert found["predicted"].keys() == {tables.FIG14, tables.FIG18, tables.SVM}
+    assert found["covered"].keys() == paper.TABLE6.keys()
+    assert found["covered"]["none"] == found["predicted"][tables.FIG14]
+    svm = evaluation.linear_svm(data.subset(split.train), data.subset(split.test))
+    assert found["predicted"][tables.SVM] == svm.tolist()
+    assert [p.name for p in sweep.path(small, job).parent.iterdir()] == [f"{job}.json"]
+
+
+def written(run, job, right, people):
+    """A made-up result of a job."""
+    truth = np.arange(len(right)) % 3
+    said = np.where(right, truth, truth + 1).tolist()
+    content = dict(test=list(range(len(right))), people=people, truth=truth.tolist())
+    content |= dict(predicted={tables.FIG14: said, tables.FIG18: said}, covered={})
+    if job.start == "dual":
+        content["covered"] = {region: said for region in paper.TABLE6}
+    path = sweep.path(run, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
+    lists = dict(protocol=["people"], classes=["all"], start=["single", "dual"], seed=[0], folds=2)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    people = ["a"] * 5 + ["b"] * 5
+    for fold in (1, 2):
+        written(run, Job("people", "all", "single", 0, fold), np.arange(10) < 2, [p + str(fold) for p in people])
+        with pytest.raises(
+            FileNotFoundError, match=rf"lacks {5 - 2 * fold} of 4 folds.*dualtl_lib fold embedded people-all"
+        ):
+            sweep.answers(run)
+        written(run, Job("people", "all", "dual", 0, fold), np.arange(10) < 9, [p + str(fold) for p in people])
+    found = sweep.answers(run)
+    table = sweep.table5(found).set_index(["model", "start"])
+    dual, single = table.loc[tables.FIG14, "dual"], table.loc[tables.FIG14, "single"]
+    assert (dual.accuracy, dual.n) == (0.9, 20) and (single.accuracy, single.n) == (0.2, 20)
+    assert single["dual against it, p"] == pytest.approx(2 * 0.5**14)  # 14 differ, all one way
+    assert single["by person, p"] == pytest.approx(0.125)  # four people, all one way: 2 / 2^4
+    six = sweep.table6(found)
+    assert six.region.tolist() == list(paper.TABLE6) and six["people kept apart"].str.startswith("90.0 % (n=20").all()
+
+
+def test_the_command_line_says_what_is_wrong(capsys):
+    assert main(["fold", "embedded", "nonsense"]) == 1
+    assert "a job is written as" in capsys.readouterr().err
