@@ -141,12 +141,14 @@ def _trained(run: runs.Run, job: Job, trunk, train, test, figure: int):
     return model, evaluation.predict(model, test, features=features), skipped
 
 
-def answers(run: runs.Run) -> pd.DataFrame:
-    """What all finished jobs of the run have said: one row per job, model, covered region and test image.
+def answers(run: runs.Run) -> pd.DataFrame | None:
+    """What all jobs of the run have said: one row per job, model, covered region and test image.
 
-    Columns: those of Job, model, region ("none" where nothing is covered), image, person, right. Raises
-    FileNotFoundError where a job has not been done.
+    Columns: those of Job, model, region ("none" where nothing is covered), image, person, right. None where the run
+    has no sweep; raises FileNotFoundError where a job has not been done.
     """
+    if not jobs(run):
+        return None
     missing = [job for job in jobs(run) if not path(run, job).exists()]
     if missing:
         raise FileNotFoundError(
@@ -179,7 +181,7 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
             accuracy = evaluation.wilson(int(right[start].sum()), len(right))
             row = {
                 "protocol": tables.PROTOCOLS[protocol],
-                "classes": "all" if classes == "all" else "without neutral",
+                "classes": "all" if classes == "all" else "peaks",
                 "model": model,
                 "start": "" if model == tables.SVM else start,
                 "accuracy": accuracy.value,
@@ -213,3 +215,18 @@ def table6(found: pd.DataFrame) -> pd.DataFrame:
             row[name] = str(evaluation.wilson(int(group.right.sum()), len(group)))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def results(found: pd.DataFrame | None) -> list[dict]:
+    """The rows of `table5` as lines of the closing table; none where the run has no sweep."""
+    if found is None:
+        return []
+    return [
+        {
+            "item": f"Table 5, {row.model}, {row.start or 'no'} start, {row.protocol}, classes {row.classes}, all folds",
+            "paper": "not given",
+            "measured": f"{100 * row.accuracy:.1f} % (n={row.n}, {100 * row.low:.1f}–{100 * row.high:.1f})",
+            "file": "table5_folds.csv",
+        }
+        for row in table5(found).itertuples()
+    ]

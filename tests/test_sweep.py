@@ -99,6 +99,7 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
     assert single["dual against it, p"] == pytest.approx(2 * 0.5**14)  # 14 differ, all one way
     assert single["by person, p"] == pytest.approx(0.125)  # four people, all one way: 2 / 2^4
     six = sweep.table6(found)
+    assert len(sweep.results(found)) == len(table) and sweep.results(None) == []
     assert six.region.tolist() == list(paper.TABLE6) and six["people kept apart"].str.startswith("90.0 % (n=20").all()
 
 
