@@ -223,7 +223,7 @@ def results(found: pd.DataFrame | None) -> list[dict]:
         return []
     return [
         {
-            "item": f"Table 5, {row.model}, {row.start or 'no'} start, {row.protocol}, classes {row.classes}, all folds",
+            "item": f"Table 5, {row.model}, start {row.start or '-'}, {row.protocol}, {row.classes} classes, all folds",
             "paper": "not given",
             "measured": f"{100 * row.accuracy:.1f} % (n={row.n}, {100 * row.low:.1f}–{100 * row.high:.1f})",
             "file": "table5_folds.csv",
