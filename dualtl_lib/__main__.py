@@ -52,10 +52,10 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _fold(args: argparse.Namespace) -> None:
-    from . import sweep
+    from . import folds, sweep
 
     run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
-    print(sweep.do(run, sweep.parse(args.job)))
+    print(folds.do(run, sweep.parse(args.job)))
 
 
 def _summary(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dualtl_lib import evaluation, materials, paper, runs, sweep, tables, weights
+from dualtl_lib import evaluation, folds, materials, paper, runs, sweep, tables, weights
 from dualtl_lib.__main__ import main
 from dualtl_lib.faces import synthetic
 from dualtl_lib.sweep import Job
@@ -56,8 +56,8 @@ def small(tmp_path, monkeypatch):
 
 def test_a_job_writes_what_was_said_of_its_test_images(small):
     job = Job("people", "peaks", "dual", 0, 2)
-    found = json.loads(sweep.do(small, job).read_text())
-    data, split = sweep.parts(small, job)
+    found = json.loads(folds.do(small, job).read_text())
+    data, split = folds.parts(small, job)
     assert "neutral" not in data.classes and set(found["people"]).isdisjoint(data.people[split.train])
     assert found["test"] == split.test.tolist() and found["truth"] == data.targets[split.test].tolist()
     assert found["predicted"].keys() == {tables.FIG14, tables.FIG18, tables.SVM}
@@ -90,16 +90,16 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
         with pytest.raises(
             FileNotFoundError, match=rf"lacks {5 - 2 * fold} of 4 folds.*dualtl_lib fold embedded people-all"
         ):
-            sweep.answers(run)
+            folds.answers(run)
         written(run, Job("people", "all", "dual", 0, fold), np.arange(10) < 9, [p + str(fold) for p in people])
-    found = sweep.answers(run)
-    table = sweep.table5(found).set_index(["model", "start"])
+    found = folds.answers(run)
+    table = folds.table5(found).set_index(["model", "start"])
     dual, single = table.loc[tables.FIG14, "dual"], table.loc[tables.FIG14, "single"]
     assert (dual.accuracy, dual.n) == (0.9, 20) and (single.accuracy, single.n) == (0.2, 20)
     assert single["dual against it, p"] == pytest.approx(2 * 0.5**14)  # 14 differ, all one way
     assert single["by person, p"] == pytest.approx(0.125)  # four people, all one way: 2 / 2^4
-    six = sweep.table6(found)
-    assert len(sweep.results(found)) == len(table) and sweep.results(None) == []
+    six = folds.table6(found)
+    assert len(folds.results(found)) == len(table) and folds.results(None) == []
     assert six.region.tolist() == list(paper.TABLE6) and six["people kept apart"].str.startswith("90.0 % (n=20").all()
 
 

@@ -1,0 +1,177 @@
+"""One fold of a sweep, and all of them pooled: what stands behind Table 5 where one split says too little.
+
+A fold trains the models of Figs. 14 and 18 and writes what they say of its test images, as numbers, into
+runs/<run>/folds/.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from . import caffenet, evaluation, faces, materials, paper, runs, sweep, tables, training
+from .faces import splits
+from .prefix import Prefix
+
+
+def parts(run: runs.Run, job: sweep.Job) -> tuple[faces.CKPlus, splits.Split]:
+    """A job's faces and how they are split."""
+    data = materials.ckplus(run)
+    data = data.without("neutral") if job.classes == "peaks" else data
+    if job.protocol == "random":
+        return data, splits.random(data, job.seed)[0]
+    return data, splits.people(data, folds=run.sweep["folds"], seed=job.seed)[job.fold - 1]
+
+
+def start_of(run: runs.Run, start: str) -> caffenet.Trunk:
+    """The trunk that a start begins the second transfer from."""
+    if start == "dual":
+        return materials.model(run, "celeba").trunk
+    trunk = materials.trunk(run)
+    return trunk if start == "single" else materials.untrained(trunk)
+
+
+def do(run: runs.Run, job: sweep.Job) -> Path:
+    """Train both models of a job and write what they, and a linear SVM, say of its test images; once.
+
+    Where the schedule's tail changes nothing it is left out, and "skipped" says from where and with what bound.
+    """
+    result, began = sweep.path(run, job), time.monotonic()
+    if result.exists():
+        return result
+    data, split = parts(run, job)
+    train, test = data.subset(split.train), data.subset(split.test)
+    fig14, predicted14, skipped14 = _trained(run, job, start_of(run, job.start), train, test, 14)
+    _, predicted18, skipped18 = _trained(run, job, fig14.trunk, train, test, 18)
+    predicted, covered = {tables.FIG14: predicted14, tables.FIG18: predicted18}, {}
+    if job.start == "dual":
+        covered = materials.covered_predictions(fig14, test)
+        predicted[tables.SVM] = evaluation.linear_svm(train, test, seed=job.seed)  # the same whatever the start
+    content = {
+        "job": job._asdict(),
+        "recipes": {step: str(materials.recipe(run, step)) for step in ("ckplus", "heads")},
+        "skipped": {tables.FIG14: skipped14, tables.FIG18: skipped18},
+        "seconds": round(time.monotonic() - began, 1),
+        "test": split.test.tolist(),
+        "people": test.people.tolist(),
+        "truth": test.targets.tolist(),
+        "predicted": {name: found.tolist() for name, found in predicted.items()},
+        "covered": {region: found.tolist() for region, found in covered.items()},
+    }
+    with runs.replacing(result) as part:
+        part.write_text(json.dumps(content))
+    for state in result.parent.glob(f"{job}-*.safetensors"):  # no longer needed to go on from
+        state.unlink()
+    return result
+
+
+def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
+    """The model of a figure trained from this trunk, its predictions [N of test], and what tail was skipped."""
+    model = materials.expression_net(trunk, train, run, conv5=figure == 14, seed=job.seed)
+    recipe = materials.recipe(run, "ckplus" if figure == 14 else "heads")
+    history = training.fit(
+        model,
+        train,
+        recipe,
+        job.seed,
+        checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
+        cache_folder=run.path / "cache",
+        skip_dead_tail=True,
+    )
+    features = Prefix(model, test, folder=run.path / "cache")
+    skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}
+    return model, evaluation.predict(model, test, features=features), skipped
+
+
+def answers(run: runs.Run) -> pd.DataFrame | None:
+    """What all jobs of the run have said: one row per job, model, covered region and test image.
+
+    Columns: those of sweep.Job, model, region ("none" where nothing is covered), image, person, right. None where
+    the run has no sweep; raises FileNotFoundError where a job has not been done.
+    """
+    if not sweep.jobs(run):
+        return None
+    missing = [job for job in sweep.jobs(run) if not sweep.path(run, job).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"run {run.name!r} lacks {len(missing)} of {len(sweep.jobs(run))} folds, {missing[0]} first: "
+            f"`python -m dualtl_lib fold {run.name} {missing[0]}`, or all of them with `make reproduce RUN={run.name}`"
+        )
+    frames = []
+    for job in sweep.jobs(run):
+        found = json.loads(sweep.path(run, job).read_text())
+        truth = np.array(found["truth"])
+        said = {(model, "none"): p for model, p in found["predicted"].items()}
+        said |= {(tables.FIG14, region): p for region, p in found["covered"].items() if region != "none"}
+        for (model, region), predicted in said.items():
+            rows = {"image": found["test"], "person": found["people"], "right": np.array(predicted) == truth}
+            frames.append(pd.DataFrame({**job._asdict(), "model": model, "region": region, **rows}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def table5(found: pd.DataFrame) -> pd.DataFrame:
+    """Table 5 over all folds: a row per protocol, class set, model and start.
+
+    dual against it: exact McNemar test over the images. by person: Wilcoxon's signed-rank test over each person's
+    share of right answers, since images of one person are not independent. Empty where nothing is compared.
+    """
+    rows = []
+    whole = found[found.region == "none"]
+    for (protocol, classes, model), group in whole.groupby(["protocol", "classes", "model"], sort=False):
+        right = group.pivot(index=["seed", "image", "person"], columns="start", values="right")
+        for start in right:
+            accuracy = evaluation.wilson(int(right[start].sum()), len(right))
+            row = {
+                "protocol": tables.PROTOCOLS[protocol],
+                "classes": "all" if classes == "all" else "peaks",
+                "model": model,
+                "start": "" if model == tables.SVM else start,
+                "accuracy": accuracy.value,
+                "n": accuracy.n,
+                "low": accuracy.low,
+                "high": accuracy.high,
+            }
+            if "dual" in right and start != "dual":
+                row["dual against it, p"] = evaluation.compare(right["dual"], right[start]).p
+                row["by person, p"] = _by_person(right["dual"], right[start])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _by_person(a: pd.Series, b: pd.Series) -> float:
+    """Wilcoxon's signed-rank test over people's shares of right answers; 1 where nobody's differ."""
+    difference = (a.astype(float) - b.astype(float)).groupby("person").mean()
+    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def table6(found: pd.DataFrame) -> pd.DataFrame:
+    """Table 6 over all folds: a row per region; the paper's value, and under each protocol and class set ours."""
+    covered = found[(found.model == tables.FIG14) & (found.start == "dual")]
+    rows = []
+    for region, quoted in paper.TABLE6.items():
+        row = {"region": region, "paper": tables.percent(quoted)}
+        for (protocol, classes), group in covered[covered.region == region].groupby(
+            ["protocol", "classes"], sort=False
+        ):
+            name = tables.PROTOCOLS[protocol] + ("" if classes == "all" else ", without neutral")
+            row[name] = str(evaluation.wilson(int(group.right.sum()), len(group)))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def results(found: pd.DataFrame | None) -> list[dict]:
+    """The rows of `table5` as lines of the closing table; none where the run has no sweep."""
+    if found is None:
+        return []
+    return [
+        {
+            "item": f"Table 5, {row.model}, start {row.start or '-'}, {row.protocol}, {row.classes} classes, all folds",
+            "paper": "not given",
+            "measured": f"{100 * row.accuracy:.1f} % (n={row.n}, {100 * row.low:.1f}–{100 * row.high:.1f})",
+            "file": "table5_folds.csv",
+        }
+        for row in table5(found).itertuples()
+    ]
