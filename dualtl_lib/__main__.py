@@ -1,14 +1,15 @@
 """python -m dualtl_lib: what is useful without a notebook. `python -m dualtl_lib --help` lists it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from . import runs
+from dualtl_lib import runs
 
 
 def _data(args: argparse.Namespace) -> None:
-    from .faces import synthetic
+    from dualtl_lib.faces import synthetic
 
     if args.kind == "synthetic-celeba":
         synthetic.write_celeba(args.root, people=args.people or 600, images=args.images, seed=args.seed)
@@ -18,7 +19,7 @@ def _data(args: argparse.Namespace) -> None:
 
 
 def _weights(args: argparse.Namespace) -> None:
-    from . import weights
+    from dualtl_lib import weights
 
     if args.action == "list":
         for name, source in weights.SOURCES.items():
@@ -30,10 +31,26 @@ def _weights(args: argparse.Namespace) -> None:
         print(weights.fetch(args.name, args.url))
 
 
-def _train(args: argparse.Namespace) -> None:
-    from . import materials
+def team():
+    """The processes that `fabric run` or `torchrun` has started as a lightning Fabric; None where there is one."""
+    started = os.environ.keys()
+    if not started & {"LT_CLI_USED", "TORCHELASTIC_RUN_ID"}:
+        return None
+    from lightning_fabric import Fabric
 
-    run = runs.open_run(args.run, seed=args.seed)
+    if "LT_CLI_USED" in started:  # `fabric run` has launched it, with options that Fabric finds by itself
+        return Fabric()
+    here, all_of_them = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(devices=here, num_nodes=all_of_them // here, strategy="ddp")
+    fabric.launch()
+    return fabric
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dualtl_lib import materials
+
+    fabric = team()
+    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
     step, _, rest = args.model.partition("_")
     if step == "celeba":
         data, validation = materials.celeba(run, "train"), materials.celeba(run, "valid")
@@ -45,27 +62,27 @@ def _train(args: argparse.Namespace) -> None:
         before = "celeba" if rest.startswith("fig14") else args.model.replace("fig18", "fig14")
         trunk = materials.model(run, before).trunk
         model = materials.expression_net(trunk, everything, run, conv5=rest.startswith("fig14"))
-    materials.train(
-        run, args.model, model, data, validation, materials.recipe(run, "heads" if "fig18" in args.model else step)
-    )
-    print(run.checkpoint(args.model))
+    recipe = materials.recipe(run, "heads" if "fig18" in args.model else step)
+    materials.train(run, args.model, model, data, validation, recipe, fabric)
+    if fabric is None or fabric.is_global_zero:
+        print(run.checkpoint(args.model))
 
 
 def _fold(args: argparse.Namespace) -> None:
-    from . import folds, sweep
+    from dualtl_lib import folds, sweep
 
     run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
     print(folds.do(run, sweep.parse(args.job)))
 
 
 def _summary(args: argparse.Namespace) -> None:
-    from . import summary
+    from dualtl_lib import summary
 
     print(summary.text(runs.open_run(args.run)))
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    from . import pretraining
+    from dualtl_lib import pretraining
 
     pretraining.main(args.rest)
 
@@ -97,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("run", help="a name in config/")
     train.add_argument("model", choices=("celeba", *(f"ckplus_fig{n}{p}" for n in (14, 18) for p in ("", "_people"))))
     train.add_argument("--seed", type=int)
+    train.add_argument("--budget", choices=runs.BUDGETS)
     train.set_defaults(call=_train)
 
     fold = commands.add_parser("fold", help="one job of a run's sweep: both models on one fold from one start")

@@ -101,23 +101,30 @@ def recipe(run: runs.Run, step: str) -> training.Recipe:
     return as_printed.quick_heads() if step == "heads" else as_printed.quick()
 
 
-def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe) -> dict[str, list]:
-    """Train a model of the run, or go on where it stopped, and write it where materials.model finds it."""
+def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe, fabric=None) -> dict[str, list]:
+    """Train a model of the run, or go on where it stopped, and write it where materials.model finds it.
+
+    fabric: the processes that train it together, as for training.fit.
+    """
+    if fabric:
+        model.to(fabric.device)
     state = run.path / "training" / f"{name}.safetensors"
     arguments = dict(
         seed=run.seed,
         validation=validation,
         checkpoint=state,
         cache_folder=run.path / "cache",
+        fabric=fabric,
         validate_every=max(1, recipe.max_iter // 4),  # a look at the validation images costs as much as ten steps
     )
     try:
         history = training.fit(model, data, recipe, **arguments)
     except training.OtherTraining:  # something above this training has changed since
         print(f"training {name} anew: the state that was kept is of other settings, data or weights")
-        state.unlink()
+        state.unlink(missing_ok=True)
         history = training.fit(model, data, recipe, **arguments)
-    weights.save_model(model, run.checkpoint(name), run=run.name, data=run.title)
+    if fabric is None or fabric.is_global_zero:
+        weights.save_model(model, run.checkpoint(name), run=run.name, data=run.title)
     return history
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from dualtl_lib import caffenet, paper, prefix, training
+from dualtl_lib import __main__, caffenet, paper, prefix, training
 from dualtl_lib.caffenet import Layer
 from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
@@ -511,10 +511,10 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
     assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 1
 
 
-def in_process(*arguments) -> str:
-    """Run this file with these arguments; what it printed."""
+def in_process(*arguments, by=()) -> str:
+    """Run this file with these arguments, started `by` another module; what it printed."""
     here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
-    command = [sys.executable, __file__, *map(str, arguments)]
+    command = [sys.executable, *by, __file__, *map(str, arguments)]
     done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -567,11 +567,19 @@ def kill_often(folder, kills=30, seed=0):
 # --- several processes
 
 
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "torch.distributed.run --standalone --nproc-per-node 2",
+        "lightning_fabric.cli --accelerator cpu --devices 2 --strategy ddp",
+    ],
+)
+def test_two_processes_train_as_one(tmp_path, launcher):
+    """Started as the README starts `python -m dualtl_lib train`: by torchrun, or by `fabric run`."""
     pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
-    in_process("together", path)
+    in_process("together", path, by=["-m", *launcher.split()])
     together = expression_net()
     resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
     assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
@@ -589,10 +597,8 @@ def test_a_batch_is_shared_equally_or_refused():
 
 
 def train_together(path):
-    from lightning_fabric import Fabric
-
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
+    fabric = __main__.team()
+    assert fabric.world_size == 2
     training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric)
 
 
