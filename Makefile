@@ -5,6 +5,8 @@
 
 RUN ?= embedded
 BIN := .venv/bin
+NBVAL := --nbval-lax --nbval-current-env
+ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
 export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
@@ -15,15 +17,16 @@ reproduce: .venv/installed
 	snakemake --cores all --config run=$(RUN) --rerun-incomplete
 	python -m dualtl_lib summary $(RUN)
 
-# Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed.
+# Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed: first those
+# that the others need, which use every core, then the others two at a time.
 test: export DUALTL_OUTPUT := $(CURDIR)/runs/test
 test: .venv/installed
 	rm -rf runs/test
 	ruff check
 	ruff format --check
 	OMP_NUM_THREADS=1 pytest -n 2 --ignore tests/test_faults.py --ignore tests/test_explorer_browser.py tests
-	pytest -v --nbval-lax --nbval-current-env -p no:xdist notebooks
-	OMP_NUM_THREADS=1 pytest -n 2 tests/test_faults.py
+	pytest -v $(NBVAL) $(ALONE)
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(NBVAL) $(filter-out $(ALONE),$(wildcard notebooks/*.ipynb)) tests/test_faults.py
 
 # The explorer in a real browser, which needs Debian's chromium.
 browser: .venv/installed

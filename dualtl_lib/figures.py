@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from . import paper, runs
+from . import paper, runs, tables
 from .deconvnet import Deconvnet
 from .evaluation import Accuracy
 from .gallery import gallery as strongest_patches
@@ -225,12 +225,17 @@ def attribute_accuracies(table: pd.DataFrame, title: str) -> plt.Figure:
 
 
 def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
-    """Loss on the training batches and accuracy on the validation images, over iterations."""
+    """Loss on the training batches and accuracy on the validation images, over iterations.
+
+    A name that ends in a protocol takes its colour; Fig. 18's curves are dashed.
+    """
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6))
     fig.suptitle(title)
     for name, history in histories.items():
-        line = left.plot(history["loss"], lw=1, label=name)[0]
-        right.plot(history["validated"], history["validation"], "o-", ms=3, lw=1, color=line.get_color(), label=name)
+        colour = next((COLOURS[p] for p, words in tables.PROTOCOLS.items() if words in name), COLOURS["measured"])
+        style = {"color": colour, "ls": "--" if "Fig. 18" in name else "-", "lw": 1, "label": name}
+        left.plot(history["loss"], **style)
+        right.plot(history["validated"], history["validation"], marker="o", ms=3, **style)
     left.set(xlabel="iteration", ylabel="loss on the batch", ylim=(0, None))
     right.set(xlabel="iteration", ylabel="accuracy on validation", ylim=(0, 1))
     right.legend(frameon=False)
@@ -251,7 +256,7 @@ def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | 
         y = np.array([i for i, _ in at]) + 0.22 * (k - (len(series) - 1) / 2)
         x = np.array([a.value for _, a in at])
         reach = np.array([[a.value - a.low, a.high - a.value] for _, a in at]).T
-        label = {"random": "images at random", "people": "people kept apart"}.get(s, s)
+        label = tables.PROTOCOLS.get(s, s)
         ax.errorbar(x, y, xerr=reach, fmt="o", ms=4, lw=1.2, capsize=2, color=COLOURS.get(s), label=label)
     quoted = [(i, row[1]) for i, row in enumerate(rows) if row[1] is not None]
     if quoted:
