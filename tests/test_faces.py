@@ -63,6 +63,19 @@ def test_celeba_labels_become_0_and_1_in_the_order_asked_for(celeba):
     assert np.array_equal(image.numpy().transpose(1, 2, 0), np.asarray(whole))  # READING: the centre 178x178
 
 
+def test_pictures_in_the_wild_are_cut_to_the_listed_box(celeba):
+    (celeba / "img_align_celeba").rename(celeba / "img_celeba")
+    boxes = {1: (10, 20, 60, 60), 2: (0, 100, 50, 100), 3: (5, 5, 40, 40)}  # none for the fourth
+    rows = [f"{i:06}.jpg {' '.join(map(str, box))}" for i, box in boxes.items()]
+    (celeba / "list_bbox_celeba.txt").write_text("\n".join(["3", "image_id x_1 y_1 width height", *rows]) + "\n")
+    with pytest.warns(UserWarning, match="no face box, so the face is detected: 1"):
+        faces = CelebA(celeba, "all", attributes=ATTRIBUTES)
+    assert faces.layout == "detected"
+    for i, (x, y, side) in enumerate([(10, 20, 60), (0, 100, 100), (5, 5, 40)]):
+        with Image.open(celeba / "img_celeba" / f"{i + 1:06}.jpg") as whole:
+            assert np.array_equal(faces.images[i], crop.resize(whole, (x, y, side)))
+
+
 def test_kaggles_lists_are_the_same(celeba):
     first = CelebA(celeba, "all", ATTRIBUTES)
     (celeba / "list_attr_celeba.txt").unlink()
