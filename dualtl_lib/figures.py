@@ -127,6 +127,8 @@ def projections(
         shown[panel.letter] = net.reconstruct(image, figure.layer, maps=panel.maps, top=panel.top)[0]
         ax.imshow(luminous(shown[panel.letter]))
         ax.set_title(panel_title(panel, layer_maps))
+        if not shown[panel.letter].any():
+            ax.text(0.5, 0.5, "no neuron of it is active", color="white", ha="center", transform=ax.transAxes)
     return fig, shown
 
 
@@ -237,7 +239,7 @@ def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
         left.plot(history["loss"], **style)
         right.plot(history["validated"], history["validation"], marker="o", ms=3, **style)
     left.set(xlabel="iteration", ylabel="loss on the batch", ylim=(0, None))
-    right.set(xlabel="iteration", ylabel="accuracy on validation", ylim=(0, 1))
+    right.set(xlabel="iteration", ylabel="accuracy on validation", xlim=left.get_xlim(), ylim=(0, 1))
     right.legend(frameon=False)
     return fig
 
