@@ -67,13 +67,13 @@ def paint(
     painter.head()
     painter.cheeks()
     painter.forehead()
-    for side in (LEFT, RIGHT):
+    for side in canvas.mirrored(LEFT, RIGHT):
         painter.eye(side)
     painter.nose()
     painter.folds()
     painter.mouth()
     painter.beard()
-    for side in (LEFT, RIGHT):
+    for side in canvas.mirrored(LEFT, RIGHT):
         painter.brow(side)
     painter.hair()
     painter.glasses()
@@ -180,7 +180,7 @@ class _Painter:
         shoulders = [(0.5, 1.95), (1.3, 2.15), (2.1, 2.6), (2.3, 4.5)]
         outline = loop([(-x, y) for x, y in reversed(shoulders)] + [(0, 2.1 + 0.4 * p.neckline)] + shoulders)
         canvas.fill(outline, cloth)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             collar = np.array([(side * 0.55, 1.85), (side * 0.1, 2.3 + 0.4 * p.neckline), (side * 0.75, 2.35)])
             canvas.fill(collar, cloth * 0.75 + 40, 0.9, 0.01)
         neck = [(-0.62, 1.0), (0.62, 1.0), (0.5, 1.5), (0, self.f.chin + 0.22), (-0.5, 1.5)]
@@ -189,7 +189,7 @@ class _Painter:
     def head(self):
         """Ears and the skin of the face, its edge in soft shadow."""
         p, canvas = self.person, self.canvas
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             if p.style not in ("long", "bangs"):
                 x = side * p.cheek_width
                 canvas.fill(ellipse(x, 0.12, 0.15 * p.ears, 0.3 * p.ears), self.skin * 0.92)
@@ -206,7 +206,7 @@ class _Painter:
     def cheeks(self):
         f, canvas = self.f, self.canvas
         bones, rosy = f.has("High_Cheekbones"), f.has("Rosy_Cheeks")
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             raised = max(f.unit(6, side), 0.55 * f.smile(side))
             y = 0.46 - 0.07 * raised
             canvas.fill(ellipse(side * 0.58, y, 0.25, 0.19), self.bright, 0.2 + 0.35 * raised, 0.1)
@@ -274,7 +274,7 @@ class _Painter:
             canvas.fill(wedge, self.skin * 1.02, 0.8 * pointy, 0.012, lift=0.28)
             under = curve([(-0.1, tip - 0.07), (0.0, tip + 0.05), (0.1, tip - 0.07)], 4)
             canvas.stroke(under, self.line, 0.026, 0.75 * pointy, 0.008, lift=0.28)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             wing = curve([(side * w * 0.72, base - 0.22), (side * w * 1.04, base - 0.11), (side * w * 0.96, base),
                           (side * w * 0.66, base + 0.005)], 4)  # fmt: skip
             canvas.stroke(wing, self.line, 0.026, 0.5 + 0.3 * f.wrinkle, 0.012, lift=0.12)
@@ -294,7 +294,7 @@ class _Painter:
     def folds(self):
         """Nasolabial folds, dimples, and the lines beside a lowered mouth."""
         f, canvas, age = self.f, self.canvas, self.person.age
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             pull = max(f.smile(side), 0.9 * f.unit(9, side), 0.95 * f.unit(10, side), 0.4 * f.unit(20, side))
             depth = max(0.15 + 0.35 * age, 0.85 * pull)
@@ -402,7 +402,7 @@ class _Painter:
             canvas.stroke(low, self.line * 0.7, 0.018, 0.5)
         else:
             canvas.stroke(0.5 * (top + low), self.line * 0.45, 0.034, 0.95, 0.006)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             canvas.fill(ellipse(x, y, 0.03, 0.024), self.line * 0.6, 0.7, 0.012)
 
