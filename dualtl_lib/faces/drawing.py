@@ -170,8 +170,10 @@ class Canvas:
         self._shapes.append(shape)
         return len(self._shapes) - 1
 
-    def _paint(self):
+    def paint(self):
         """Paint what has been noted."""
+        if not self._shapes:
+            return
         points, colours, opacity, soft, width, lift, within = zip(*self._shapes, strict=True)
         inks = self.ink(np.array(colours))
         clips = dict.fromkeys(within)
@@ -225,8 +227,9 @@ class Canvas:
         return (colours @ _LUMA if self.grey else colours).reshape(len(colours), -1, 1, 1)
 
     def finish(self, light: np.ndarray, contrast: float) -> np.ndarray:
-        """What was painted, uint8 [H, W, C], lit by a smooth field [h, w] of lower resolution, with a contrast about 118."""
-        self._paint()
+        """What was noted, painted: uint8 [H, W, C], lit by a smooth field [h, w] of lower resolution, with a contrast
+        about 118."""
+        self.paint()
         channels, height, width = self.pixels.shape
         light = cv2.resize(light * np.float32(contrast), (width, height), interpolation=cv2.INTER_LINEAR)
         self.pixels *= light

@@ -1,6 +1,7 @@
 """Painting one synthetic face, from the background to the glasses, and the masks of its parts."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -60,8 +61,8 @@ def paint(
     """
     features = Features(person, units, attributes)
     canvas = Canvas(*size, view, grey)
+    canvas.pixels[:] = backdrop(scene.backdrop, size, grey)
     painter = _Painter(features, canvas, scene)
-    painter.background()
     painter.hair_behind()
     painter.body()
     painter.head()
@@ -78,6 +79,34 @@ def paint(
     painter.hair()
     painter.glasses()
     return painter.lit(), part_index(features, view, size)
+
+
+@lru_cache(maxsize=1)  # the frames of a sequence share it
+def backdrop(seed: int, size: tuple[int, int], grey: bool) -> np.ndarray:
+    """What is behind the person, float32 [C, H, W]: a soft gradient, with shapes on it in some pictures."""
+    height, width = size
+    rng = np.random.default_rng(seed)
+    canvas = Canvas(height, width, View(width / 2, 0.47 * height, 0.22 * height), grey)
+    base = rng.uniform(40, 230, 3)
+    coarse = base + rng.normal(0, rng.choice((6, 18, 40)), (rng.integers(2, 6), rng.integers(2, 6), 3))
+    coarse = np.clip(coarse, 0, 255).astype(np.float32)
+    planes = canvas.ink(coarse.reshape(-1, 3)).reshape(*coarse.shape[:2], -1)
+    for channel, pixels in enumerate(canvas.pixels):
+        cv2.resize(planes[..., channel], (width, height), dst=pixels)
+    kind = rng.integers(4)
+    for _ in range(int(rng.integers(2, 6)) if kind else 0):
+        x, y = rng.uniform(-2, 2), rng.uniform(-2.2, 2.2)
+        tone, length = np.clip(base + rng.normal(0, 45, 3), 0, 255), rng.uniform(0.2, 0.9)
+        if kind == 1:
+            canvas.fill(ellipse(x, y, length, length), tone, 0.6, 0.1)
+        elif kind == 2:
+            turn = rng.uniform(-0.6, 0.6)
+            canvas.stroke(np.array([(x - turn, -3.0), (x + turn, 3.0)]), tone, length * 0.3, 0.7)
+        else:
+            corner = np.array([(x, y), (x + length, y), (x + length, y + 2 * length), (x, y + 2 * length)])
+            canvas.fill(corner, tone, 0.8, 0.02)
+    canvas.paint()
+    return canvas.pixels
 
 
 def part_index(features: Features, view: View, size: tuple[int, int]) -> np.ndarray:
@@ -102,8 +131,10 @@ def part_index(features: Features, view: View, size: tuple[int, int]) -> np.ndar
         outlines[f"{name}_eye"] = (features.eyes[side]["outline"] - features.eyes[side]["centre"]) * (1.15, 1.35) + (
             features.eyes[side]["centre"]
         )
-    for value, name in enumerate(PARTS, 1):
-        cv2.fillPoly(index, [np.rint(view.project(outlines[name])).astype(np.int32)], value)
+    ends = np.cumsum([len(outlines[name]) for name in PARTS])
+    points = np.rint(view.project(np.concatenate([outlines[name] for name in PARTS]))).astype(np.int32)
+    for value, outline in enumerate(np.split(points, ends[:-1]), 1):
+        cv2.fillPoly(index, [outline], value)
     return index
 
 
@@ -128,34 +159,10 @@ class _Painter:
         self.dark = self.skin * (0.62, 0.52, 0.47)  # skin in shadow is redder
         self.line = self.skin * (0.42, 0.32, 0.28)
         self.bright = self.skin + (255 - self.skin) * 0.45
-        self.rng = np.random.default_rng(scene.backdrop)  # for the backdrop and the lie of the hair
+        self.rng = np.random.default_rng([scene.backdrop, 1])  # for the lie of the hair
         self.side_of_shadow = 1 if scene.light_from < 0 else -1
 
     # Around the face
-
-    def background(self):
-        """A soft gradient, with shapes on it in some pictures."""
-        channels, height, width = self.canvas.pixels.shape
-        rng = self.rng
-        base = rng.uniform(40, 230, 3)
-        coarse = base + rng.normal(0, rng.choice((6, 18, 40)), (rng.integers(2, 6), rng.integers(2, 6), 3))
-        coarse = np.clip(coarse, 0, 255).astype(np.float32)
-        if self.canvas.grey:
-            coarse = coarse @ np.float32([[0.299], [0.587], [0.114]])
-        for channel in range(channels):
-            self.canvas.pixels[channel] = cv2.resize(coarse[..., channel], (width, height))
-        kind = rng.integers(4)
-        for _ in range(int(rng.integers(2, 6)) if kind else 0):
-            x, y = rng.uniform(-2, 2), rng.uniform(-2.2, 2.2)
-            tone, size = np.clip(base + rng.normal(0, 45, 3), 0, 255), rng.uniform(0.2, 0.9)
-            if kind == 1:
-                self.canvas.fill(ellipse(x, y, size, size), tone, 0.6, 0.1)
-            elif kind == 2:
-                turn = rng.uniform(-0.6, 0.6)
-                self.canvas.stroke(np.array([(x - turn, -3.0), (x + turn, 3.0)]), tone, size * 0.3, 0.7)
-            else:
-                corner = np.array([(x, y), (x + size, y), (x + size, y + 2 * size), (x, y + 2 * size)])
-                self.canvas.fill(corner, tone, 0.8, 0.02)
 
     def hair_behind(self):
         p = self.person
