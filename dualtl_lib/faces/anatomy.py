@@ -140,7 +140,7 @@ class Identity:
         """A person at random."""
 
         def about(mean, spread):
-            return float(mean + spread * np.clip(rng.normal(), -2, 2))
+            return mean + spread * min(max(rng.normal(), -2.0), 2.0)
 
         male = bool(rng.random() < 0.5)
         age = float(rng.beta(1.3, 2.2))

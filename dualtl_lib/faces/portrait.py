@@ -1,6 +1,7 @@
 """Painting one synthetic face, from the background to the glasses, and the masks of its parts."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -60,24 +61,52 @@ def paint(
     """
     features = Features(person, units, attributes)
     canvas = Canvas(*size, view, grey)
+    canvas.pixels[:] = backdrop(scene.backdrop, size, grey)
     painter = _Painter(features, canvas, scene)
-    painter.background()
     painter.hair_behind()
     painter.body()
     painter.head()
     painter.cheeks()
     painter.forehead()
-    for side in (LEFT, RIGHT):
+    for side in canvas.mirrored(LEFT, RIGHT):
         painter.eye(side)
     painter.nose()
     painter.folds()
     painter.mouth()
     painter.beard()
-    for side in (LEFT, RIGHT):
+    for side in canvas.mirrored(LEFT, RIGHT):
         painter.brow(side)
     painter.hair()
     painter.glasses()
     return painter.lit(), part_index(features, view, size)
+
+
+@lru_cache(maxsize=1)  # the frames of a sequence share it
+def backdrop(seed: int, size: tuple[int, int], grey: bool) -> np.ndarray:
+    """What is behind the person, float32 [C, H, W]: a soft gradient, with shapes on it in some pictures."""
+    height, width = size
+    rng = np.random.default_rng(seed)
+    canvas = Canvas(height, width, View(width / 2, 0.47 * height, 0.22 * height), grey)
+    base = rng.uniform(40, 230, 3)
+    coarse = base + rng.normal(0, rng.choice((6, 18, 40)), (rng.integers(2, 6), rng.integers(2, 6), 3))
+    coarse = np.clip(coarse, 0, 255).astype(np.float32)
+    planes = canvas.ink(coarse.reshape(-1, 3)).reshape(*coarse.shape[:2], -1)
+    for channel, pixels in enumerate(canvas.pixels):
+        cv2.resize(planes[..., channel], (width, height), dst=pixels)
+    kind = rng.integers(4)
+    for _ in range(int(rng.integers(2, 6)) if kind else 0):
+        x, y = rng.uniform(-2, 2), rng.uniform(-2.2, 2.2)
+        tone, length = np.clip(base + rng.normal(0, 45, 3), 0, 255), rng.uniform(0.2, 0.9)
+        if kind == 1:
+            canvas.fill(ellipse(x, y, length, length), tone, 0.6, 0.1)
+        elif kind == 2:
+            turn = rng.uniform(-0.6, 0.6)
+            canvas.stroke(np.array([(x - turn, -3.0), (x + turn, 3.0)]), tone, length * 0.3, 0.7)
+        else:
+            corner = np.array([(x, y), (x + length, y), (x + length, y + 2 * length), (x, y + 2 * length)])
+            canvas.fill(corner, tone, 0.8, 0.02)
+    canvas.paint()
+    return canvas.pixels
 
 
 def part_index(features: Features, view: View, size: tuple[int, int]) -> np.ndarray:
@@ -102,8 +131,10 @@ def part_index(features: Features, view: View, size: tuple[int, int]) -> np.ndar
         outlines[f"{name}_eye"] = (features.eyes[side]["outline"] - features.eyes[side]["centre"]) * (1.15, 1.35) + (
             features.eyes[side]["centre"]
         )
-    for value, name in enumerate(PARTS, 1):
-        cv2.fillPoly(index, [np.rint(view.project(outlines[name])).astype(np.int32)], value)
+    ends = np.cumsum([len(outlines[name]) for name in PARTS])
+    points = np.rint(view.project(np.concatenate([outlines[name] for name in PARTS]))).astype(np.int32)
+    for value, outline in enumerate(np.split(points, ends[:-1]), 1):
+        cv2.fillPoly(index, [outline], value)
     return index
 
 
@@ -128,34 +159,10 @@ class _Painter:
         self.dark = self.skin * (0.62, 0.52, 0.47)  # skin in shadow is redder
         self.line = self.skin * (0.42, 0.32, 0.28)
         self.bright = self.skin + (255 - self.skin) * 0.45
-        self.rng = np.random.default_rng(scene.backdrop)  # for the backdrop and the lie of the hair
+        self.rng = np.random.default_rng([scene.backdrop, 1])  # for the lie of the hair
         self.side_of_shadow = 1 if scene.light_from < 0 else -1
 
     # Around the face
-
-    def background(self):
-        """A soft gradient, with shapes on it in some pictures."""
-        channels, height, width = self.canvas.pixels.shape
-        rng = self.rng
-        base = rng.uniform(40, 230, 3)
-        coarse = base + rng.normal(0, rng.choice((6, 18, 40)), (rng.integers(2, 6), rng.integers(2, 6), 3))
-        coarse = np.clip(coarse, 0, 255).astype(np.float32)
-        if self.canvas.grey:
-            coarse = coarse @ np.float32([[0.299], [0.587], [0.114]])
-        for channel in range(channels):
-            self.canvas.pixels[channel] = cv2.resize(coarse[..., channel], (width, height))
-        kind = rng.integers(4)
-        for _ in range(int(rng.integers(2, 6)) if kind else 0):
-            x, y = rng.uniform(-2, 2), rng.uniform(-2.2, 2.2)
-            tone, size = np.clip(base + rng.normal(0, 45, 3), 0, 255), rng.uniform(0.2, 0.9)
-            if kind == 1:
-                self.canvas.fill(ellipse(x, y, size, size), tone, 0.6, 0.1)
-            elif kind == 2:
-                turn = rng.uniform(-0.6, 0.6)
-                self.canvas.stroke(np.array([(x - turn, -3.0), (x + turn, 3.0)]), tone, size * 0.3, 0.7)
-            else:
-                corner = np.array([(x, y), (x + size, y), (x + size, y + 2 * size), (x, y + 2 * size)])
-                self.canvas.fill(corner, tone, 0.8, 0.02)
 
     def hair_behind(self):
         p = self.person
@@ -180,7 +187,7 @@ class _Painter:
         shoulders = [(0.5, 1.95), (1.3, 2.15), (2.1, 2.6), (2.3, 4.5)]
         outline = loop([(-x, y) for x, y in reversed(shoulders)] + [(0, 2.1 + 0.4 * p.neckline)] + shoulders)
         canvas.fill(outline, cloth)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             collar = np.array([(side * 0.55, 1.85), (side * 0.1, 2.3 + 0.4 * p.neckline), (side * 0.75, 2.35)])
             canvas.fill(collar, cloth * 0.75 + 40, 0.9, 0.01)
         neck = [(-0.62, 1.0), (0.62, 1.0), (0.5, 1.5), (0, self.f.chin + 0.22), (-0.5, 1.5)]
@@ -189,7 +196,7 @@ class _Painter:
     def head(self):
         """Ears and the skin of the face, its edge in soft shadow."""
         p, canvas = self.person, self.canvas
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             if p.style not in ("long", "bangs"):
                 x = side * p.cheek_width
                 canvas.fill(ellipse(x, 0.12, 0.15 * p.ears, 0.3 * p.ears), self.skin * 0.92)
@@ -206,7 +213,7 @@ class _Painter:
     def cheeks(self):
         f, canvas = self.f, self.canvas
         bones, rosy = f.has("High_Cheekbones"), f.has("Rosy_Cheeks")
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             raised = max(f.unit(6, side), 0.55 * f.smile(side))
             y = 0.46 - 0.07 * raised
             canvas.fill(ellipse(side * 0.58, y, 0.25, 0.19), self.bright, 0.2 + 0.35 * raised, 0.1)
@@ -274,7 +281,7 @@ class _Painter:
             canvas.fill(wedge, self.skin * 1.02, 0.8 * pointy, 0.012, lift=0.28)
             under = curve([(-0.1, tip - 0.07), (0.0, tip + 0.05), (0.1, tip - 0.07)], 4)
             canvas.stroke(under, self.line, 0.026, 0.75 * pointy, 0.008, lift=0.28)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             wing = curve([(side * w * 0.72, base - 0.22), (side * w * 1.04, base - 0.11), (side * w * 0.96, base),
                           (side * w * 0.66, base + 0.005)], 4)  # fmt: skip
             canvas.stroke(wing, self.line, 0.026, 0.5 + 0.3 * f.wrinkle, 0.012, lift=0.12)
@@ -294,7 +301,7 @@ class _Painter:
     def folds(self):
         """Nasolabial folds, dimples, and the lines beside a lowered mouth."""
         f, canvas, age = self.f, self.canvas, self.person.age
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             pull = max(f.smile(side), 0.9 * f.unit(9, side), 0.95 * f.unit(10, side), 0.4 * f.unit(20, side))
             depth = max(0.15 + 0.35 * age, 0.85 * pull)
@@ -402,7 +409,7 @@ class _Painter:
             canvas.stroke(low, self.line * 0.7, 0.018, 0.5)
         else:
             canvas.stroke(0.5 * (top + low), self.line * 0.45, 0.034, 0.95, 0.006)
-        for side in (LEFT, RIGHT):
+        for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             canvas.fill(ellipse(x, y, 0.03, 0.024), self.line * 0.6, 0.7, 0.012)
 
