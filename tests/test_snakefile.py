@@ -26,17 +26,12 @@ def line_of_readme(start: str) -> list[str]:
     return line.partition("#")[0].split()[1:]
 
 
-def test_every_notebook_runs_once_and_the_default_run_has_no_sweep():
-    said = plan("--cores", "2", "--config", "run=embedded")
-    for notebook in NOTEBOOKS:
-        assert said.count(f"output: runs/embedded/notebooks/{notebook}.ipynb") == 1
-    assert "folds/" not in said
-
-
-def test_another_seed_is_a_run_of_its_own():
+def test_every_notebook_runs_once_and_another_seed_is_a_run_of_its_own():
     said = plan("--cores", "2", "--config", "run=embedded", "seed=3", "--printshellcmds")
-    assert "output: runs/embedded,seed=3/notebooks/00_start_here.ipynb" in said
-    assert "-p run embedded -p seed 3 notebooks/00_start_here.ipynb" in said
+    for notebook in NOTEBOOKS:
+        assert said.count(f"output: runs/embedded,seed=3/notebooks/{notebook}.ipynb") == 1
+        assert f"-p run embedded -p seed 3 notebooks/{notebook}.ipynb" in said
+    assert "folds/" not in said  # the default run has no sweep
 
 
 def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():

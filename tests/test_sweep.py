@@ -44,7 +44,7 @@ def test_a_wrong_sweep_is_refused(tmp_path, monkeypatch, change):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A run of few faces, and trainings of two iterations."""
-    synthetic.write_ckplus(tmp_path / "faces", subjects=12, seed=1, workers=1)
+    synthetic.write_ckplus(tmp_path / "faces", subjects=5, seed=1, workers=1)
     run = run_with(tmp_path, monkeypatch, ckplus=str(tmp_path / "faces"), sweep=LISTS | {"folds": 2})
     short = dataclasses.replace(materials.training.CKPLUS, batch=4, max_iter=2)
     monkeypatch.setattr(materials, "recipe", lambda run, step: short)

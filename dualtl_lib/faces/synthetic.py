@@ -11,6 +11,7 @@ import shutil
 import struct
 import tempfile
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,7 +42,7 @@ __all__ = [
     "write_ckplus",
 ]
 
-VERSION = 3  # of the generator: a folder written by another is written anew
+VERSION = 4  # of the generator: a folder written by another is written anew
 TITLE = "synthetic faces: drawn by dualtl_lib, no real person"
 STAMP = "synthetic.json"
 
@@ -283,9 +284,9 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     for frame, strength in enumerate(strengths, 1):
         view = View(**{key: value + strength * sway.get(key, 0.0) for key, value in pose.items()})
         units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
-        pixels, index = portrait.paint(person, units, attributes, view, scene, CKPLUS_SIZE, grey=True)
+        pixels, index = _drawn_small(person, units, attributes, view, scene)
         file = f"{name}/{name.replace('/', '_')}_{frame:08d}"
-        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels[..., 0]))
+        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
         (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
         written.append((f"cohn-kanade-images/{file}.png", face_box(view)))
     label = folder / f"Emotion/{file}_emotion.txt"
@@ -293,6 +294,16 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     return written
 
 
+def _drawn_small(person: Identity, units: dict, attributes: dict, view: View, scene: Scene):
+    """A grey frame and its index of parts, uint8 [H, W] each, drawn at DRAWN of CKPLUS_SIZE and enlarged."""
+    height, width = (round(DRAWN * side) for side in CKPLUS_SIZE)
+    small = replace(view, x=DRAWN * view.x, y=DRAWN * view.y, scale=DRAWN * view.scale)
+    pixels, index = portrait.paint(person, units, attributes, small, scene, (height, width), grey=True)
+    whole = CKPLUS_SIZE[::-1]
+    return cv2.resize(pixels[..., 0], whole), cv2.resize(index, whole, interpolation=cv2.INTER_NEAREST)
+
+
+DRAWN = 0.7  # halves the time; a face is then about 210 pixels wide, and the network sees 227 of it
 STRENGTH = (0.5, 1.0)  # intensities of action units at the peak
 
 
