@@ -572,7 +572,7 @@ def test_two_processes_train_as_one(tmp_path):
     pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
-    in_process("together", path, by="-m torch.distributed.run --standalone --nproc-per-node 2".split())
+    in_process("together", path, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
     together = expression_net()
     resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
     assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
