@@ -123,7 +123,7 @@ class Deconvnet:
                 out.append(paste(patch, seen, records[0].size))
             else:
                 out.append(self._projector.whole(records, values, chosen))
-        return self.trunk.transform.to_rgb(torch.cat(out)).contiguous()
+        return torch.cat(out)
 
     @torch.no_grad()
     def reconstruct_each(self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1) -> Patches:
@@ -141,6 +141,8 @@ class Deconvnet:
             which = which.repeat_interleave(top)
             width = pooled.shape[2]
             parts.append(self.project(image, layer, which + 1, places // width, places % width, i))
+        if len(parts) == 1:
+            return parts[0]
         return Patches(*(torch.cat([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
     @torch.no_grad()
@@ -152,7 +154,6 @@ class Deconvnet:
         records = self._records(image, layer)
         maps, rows, columns = (torch.as_tensor(t).cpu() for t in (maps, rows, columns))
         patches, seen, activations = self._each(records, maps - 1, rows, columns)
-        patches = self.trunk.transform.to_rgb(patches)
         return Patches(patches, seen.tops, seen.lefts, torch.full_like(maps, index), maps, rows, columns, activations)
 
     def forget(self) -> None:
@@ -181,7 +182,7 @@ class Deconvnet:
         if made_of != self._made_of:
             self._seen.clear()
             self._stages = stages_of(self.trunk)
-            self._projector, self._made_of = Projector(self._stages, self.rules), made_of
+            self._projector, self._made_of = Projector(self._stages, self.rules, self.trunk.transform.to_rgb), made_of
         depth = [l.name for l in self.trunk.layers].index(layer) + 1
         key = image.cpu().numpy().tobytes()
         records = self._seen.pop(key, [])
