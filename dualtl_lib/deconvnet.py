@@ -90,10 +90,14 @@ class Deconvnet:
         self._made_of = None
 
     @torch.no_grad()
-    def feature_maps(self, images: Tensor, layer: str) -> Tensor:
-        """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide."""
+    def feature_maps(self, images: Tensor, layer: str, remember: bool = True) -> Tensor:
+        """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide.
+
+        remember: keep the way forward for a projection to follow; without it the same numbers come faster.
+        """
         self.trunk.layer(layer)
-        return torch.cat([self._records(x, layer)[-1].pooled for x in self._single(images)]).contiguous()
+        found = [(self._records if remember else self._forward)(x, layer)[-1].pooled for x in self._single(images)]
+        return torch.cat(found).contiguous()
 
     @torch.no_grad()
     def reconstruct(
@@ -177,22 +181,33 @@ class Deconvnet:
         return images.split(1)
 
     def _records(self, image: Tensor, layer: str) -> list[Record]:
-        """Switches of one image up to a layer, remembered."""
-        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
-        if made_of != self._made_of:
-            self._seen.clear()
-            self._stages = stages_of(self.trunk)
-            self._projector, self._made_of = Projector(self._stages, self.rules, self.trunk.transform.to_rgb), made_of
+        """One image up to a layer, with switches, remembered."""
+        self._notice()
         depth = [l.name for l in self.trunk.layers].index(layer) + 1
         key = image.cpu().numpy().tobytes()
         records = self._seen.pop(key, [])
         if len(records) < depth:
-            weight = self._stages[0].weight  # a trunk made double is computed in double
-            records = forward(self._stages[:depth], self.trunk.transform(image.to(weight.device)).to(weight.dtype))
+            records = self._forward(image, layer, switches=True)
         self._seen[key] = records
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return records[:depth]
+
+    def _forward(self, image: Tensor, layer: str, switches: bool = False) -> list[Record]:
+        """One image up to a layer."""
+        self._notice()
+        depth = [l.name for l in self.trunk.layers].index(layer) + 1
+        weight = self._stages[0].weight  # a trunk made double is computed in double
+        x = self.trunk.transform(image.to(weight.device)).to(weight.dtype)
+        return forward(self._stages[:depth], x, switches)
+
+    def _notice(self) -> None:
+        """Start afresh where a weight has changed."""
+        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
+        if made_of != self._made_of:
+            self._seen.clear()
+            self._stages, self._made_of = stages_of(self.trunk), made_of
+            self._projector = Projector(self._stages, self.rules, self.trunk.transform.to_rgb)
 
     def _check(self, layer, maps=None, top=None, top_of_layer=None, neuron=None) -> None:
         """Raises ValueError naming what is allowed."""

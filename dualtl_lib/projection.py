@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 # Pixels of receptive fields computed at once: so many that what lies between stays in the cache (on a GPU, in memory).
 AT_ONCE = {"cpu": 200_000, "cuda": 8_000_000}
 
@@ -102,8 +101,8 @@ class Window(NamedTuple):
 
     def cut(self, maps: Tensor) -> Tensor:
         """Maps [C, H, W] -> [M, C, h, w] in channels-last order; beyond an edge, its nearest value."""
-        rows, columns = self._indices()
-        rows, columns = (i.clamp(0, n - 1).to(maps.device) for i, n in zip((rows, columns), maps.shape[1:], strict=True))
+        sizes = zip(self._indices(), maps.shape[1:], strict=True)
+        rows, columns = (places.clamp(0, size - 1).to(maps.device) for places, size in sizes)
         return maps.permute(1, 2, 0)[rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
     def drop_beyond(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -119,24 +118,22 @@ class Window(NamedTuple):
         return self.tops[:, None] + torch.arange(self.height), self.lefts[:, None] + torch.arange(self.width)
 
 
-def forward(stages: list[Stage], x: Tensor) -> list[Record]:
-    """One transformed image [1, 3, H, W] through the stages, with the switches kept."""
+def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Record]:
+    """One transformed image [1, 3, H, W] through the stages, with the switches kept unless not wanted."""
     records = []
     for stage in stages:
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
         conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
         x = stage.norm(conv) if stage.norm and stage.norm_first else conv
-        switches = last = None
+        winners = last = None
         if stage.pool:
-            kernel, stride, padding, ceil = stage.pool
-            x, winners = F.max_pool2d(
-                x.contiguous(memory_format=torch.channels_last), kernel, stride, padding, ceil_mode=ceil,
-                return_indices=True,
-            )  # fmt: skip
-            switches = winners[0]
-            last = last_winner(switches, stage.pool)
-        records.append(Record(size, conv, x, switches, last))
+            x = x.contiguous(memory_format=torch.channels_last)
+            x = F.max_pool2d(x, *stage.pool[:3], ceil_mode=stage.pool.ceil, return_indices=switches)
+            if switches:
+                x, winners = x[0], x[1][0]
+                last = last_winner(winners, stage.pool)
+        records.append(Record(size, conv, x, winners, last))
         if stage.norm and not stage.norm_first:
             x = stage.norm(x)
     return records

@@ -348,6 +348,16 @@ def test_other_geometries_and_types():
     assert net.reconstruct(image, "conv5").shape == (1, 3, 227, 227)
 
 
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_feature_maps_that_are_not_remembered_are_the_same_to_the_bit(order):
+    trunk, images = random_trunk(order=order), some_images(2)
+    net = Deconvnet(trunk)
+    for layer in LAYERS:
+        quick = net.feature_maps(images, layer, remember=False)
+        assert not net._seen and torch.equal(quick, net.feature_maps(images, layer))
+        net.forget()
+
+
 def test_new_weights_are_noticed():
     trunk, image = random_trunk(), some_images(1)
     net = Deconvnet(trunk)
