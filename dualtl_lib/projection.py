@@ -171,13 +171,19 @@ def unpool(y: Tensor, switches: Tensor, window: Window, width: int) -> Tensor:
     return out.scatter_add_(1, *last).unflatten(1, (window.height, window.width)).permute(0, 3, 1, 2)
 
 
-def normalize_back(norm, x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of local response normalization at x [1, C, h, w], times gradient [M, C, h, w]."""
+def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = None) -> Tensor:
+    """The gradient of local response normalization at x [1, C, H, W], times gradient [M, C, h, w] over a window of x.
+
+    Without a window, over all of x. What depends on x alone is computed once for all M.
+    """
     factor = norm.factor(x)
+    slope, pull = x * factor * factor.pow(1 / norm.beta), x * (2 * norm.beta * norm.alpha / norm.size)
+    if window:
+        factor, slope, pull = (window.cut(maps[0]) for maps in (factor, slope, pull))
     half, maps = norm.size // 2, x.shape[1]
-    shared = F.pad(gradient * (x * factor * factor.pow(1 / norm.beta)), (0, 0, 0, 0, half, half))
+    shared = F.pad(gradient * slope, (0, 0, 0, 0, half, half))
     across = sum(shared[:, shift : shift + maps] for shift in range(norm.size))
-    return factor * gradient - (2 * norm.beta * norm.alpha / norm.size) * x * across
+    return factor * gradient - pull * across
 
 
 def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Tensor:
@@ -289,7 +295,7 @@ class Projector:
         if stage.norm and stage.norm_first and self.rules.lrn:  # neighbouring maps take part
             u = values.new_zeros(len(maps), len(stage.weight), 1, 1)
             u[torch.arange(len(maps)), maps] = values.view(-1, 1, 1)
-            u = normalize_back(stage.norm, window.cut(record.conv[0]), u)
+            u = normalize_back(stage.norm, record.conv, u, window)
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
         maps = maps.to(values.device)
         active = record.conv[0, maps, window.tops.to(maps.device), window.lefts.to(maps.device)] > 0
@@ -309,7 +315,7 @@ class Projector:
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
             maps = slice(0, len(stage.weight))
             if normalized and not stage.norm_first:
-                y = normalize_back(stage.norm, window.cut(record.pooled[0]), y)
+                y = normalize_back(stage.norm, record.pooled, y, window)
         if stage.pool:
             if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
                 y = y * window.cut(record.last[maps])
@@ -318,7 +324,7 @@ class Projector:
             window = window.narrow(*window.beyond(*size))
             y = unpool(y, switches, window, size[1])
         if stage.norm and stage.norm_first and rules.lrn:
-            y = normalize_back(stage.norm, window.cut(record.conv[0]), y)
+            y = normalize_back(stage.norm, record.conv, y, window)
         return self._convolved(records, at, y, window, maps)
 
     def _convolved(self, records, at: int, u: Tensor, window: Window, maps: slice):
