@@ -9,6 +9,7 @@ matrix product, measured here (on a GPU, 8192 x 8192).
 # ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
 
 import argparse
+import copy
 import statistics
 import time
 import warnings
@@ -253,16 +254,17 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
 
     What grows with the data set is looking at each image once; projecting what was found does not.
     """
-    layer, net = "conv5", Deconvnet(trunk, "zeiler", lrn="gradient", start="one")
+    layer, variant = "conv5", dict(variant="zeiler", lrn="gradient", start="one")
+    net = Deconvnet(trunk, **variant)
     images = pictures(100 if quick else 1000)
-    modular = modules(trunk)
-    method = NeuronDeconvolution(modular, modular.get_submodule(f"pool_{layer}"))
 
-    def captum(m, i, r, c):
+    def captum(m, i, r, c, trunk=trunk):
+        net = modules(trunk)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            x = trunk.transform(images[i : i + 1].to(device))
-            return trunk.transform.to_rgb(method.attribute(x.requires_grad_(), (m, r, c)))[0]
+            x = trunk.transform(images[i : i + 1].to(device)).to(trunk.conv1.weight.dtype).requires_grad_()
+            method = NeuronDeconvolution(net, net.get_submodule(f"pool_{layer}"))
+            return trunk.transform.to_rgb(method.attribute(x, (m, r, c)))[0]
 
     def look(n=50):
         for i in range(n):
@@ -272,11 +274,12 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
     found = gallery(net, images, layer, progress=False)
     taken = time.perf_counter() - start
     some = [(m, *(int(t[m, 0]) for t in (found.images, found.rows, found.columns))) for m in (0, 100, 200)]
+    exact = copy.deepcopy(trunk).double()  # in single precision rounding decides which of nearly equal neurons wins
     for m, i, r, c in some:
         if found.activations[m, 0] > 0:
-            alone = net.project(images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c)), i)
-            same(found.patches[m, 0], alone.patches[0].cpu())
-            same(alone.paste()[0], captum(m, i, r, c))
+            neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))
+            same(found.patches[m, 0], net.project(*neuron).patches[0].cpu())
+            same(Deconvnet(exact, **variant).project(*neuron).paste()[0], captum(m, i, r, c, exact))
     looked, theirs = seconds(device, 1 if quick else 3, look, lambda: [captum(*neuron) for neuron in some])
     looked, theirs = looked / 50 * len(images), theirs / len(some) * found.images.numel()
     work = operations(lambda: look(1))
