@@ -9,6 +9,7 @@ matrix product, measured here (on a GPU, 8192 x 8192).
 # ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
 
 import argparse
+import copy
 import statistics
 import time
 import warnings
@@ -27,16 +28,17 @@ from dualtl_lib.gallery import gallery
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
-def seconds(call, device, repeats: int = 3) -> float:
-    """Median time of a call, after one that does not count."""
-    times = []
+def seconds(device, repeats: int, *calls) -> list[float]:
+    """Median time of each call, taken in turns so that all of them see the same machine; the first does not count."""
+    times = [[] for _ in calls]
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken[1:]) for taken in times]
 
 
 def operations(call) -> int:
@@ -49,17 +51,17 @@ def peak(device) -> float:
     """Operations a second of a matrix product."""
     side = 1024 if device.type == "cpu" else 8192
     a = torch.randn(side, side, device=device)
-    return 2 * side**3 / seconds(lambda: a @ a, device, 9)
+    return 2 * side**3 / seconds(device, 9, lambda: a @ a)[0]
 
 
 def pictures(n: int) -> torch.Tensor:
     """Smooth random colour pictures, uint8 [n, 3, 227, 227]; the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    layers = [
-        F.interpolate(torch.randn(n, 3, cells, cells, generator=generator), size=227, mode="bicubic") * 200 / cells**0.5
-        for cells in (4, 16, 64)
-    ]
-    return (128 + sum(layers)).clamp(0, 255).to(torch.uint8)
+    generator, made = torch.Generator().manual_seed(0), []
+    for some in torch.arange(n).split(50):  # so that memory holds the floats of a few
+        coarse = {cells: torch.randn(len(some), 3, cells, cells, generator=generator) for cells in (4, 16, 64)}
+        fine = (F.interpolate(x, size=227, mode="bicubic") * 200 / cells**0.5 for cells, x in coarse.items())
+        made.append((128 + sum(fine)).clamp(0, 255).to(torch.uint8))
+    return torch.cat(made)
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -186,26 +188,24 @@ def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
                 same(pasted, trunk.transform.to_rgb(captum(k))[0])
         batch = neurons[:32].to(device)
         same(patches.paste(range(32)), trunk.transform.to_rgb(whole_batch(hooked, x, stop, batch)))
-        theirs = statistics.median(seconds(lambda k=k: captum(k), device, 1) for k in some)
-        batched = seconds(lambda: whole_batch(hooked, x, stop, batch), device, 1 if quick else 3) / 32
         paper = Deconvnet(trunk)
-        taken = {}
-        for name, which in (("same", ours), ("paper", paper)):
-            repeats = 1 if quick and layer in ("conv4", "conv5") else 3
-            taken[name] = seconds(lambda: which.reconstruct_each(image, layer), device, repeats) / len(neurons)
+        times = seconds(device, 1 if quick else 3, lambda: [captum(k) for k in some],
+                        lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
+                        lambda: paper.reconstruct_each(image, layer))  # fmt: skip
+        counts = len(some), len(batch), len(neurons), len(neurons)
+        theirs, batched, mine, papers = (t / n for t, n in zip(times, counts, strict=True))
         work = operations(lambda: ours.reconstruct_each(image, layer)) / len(neurons)
         full = operations(lambda: whole_batch(hooked, x, stop, batch)) / 32
-        mine = taken["same"]
         row(layer, f"{1e3 * theirs:.1f}", f"{1e3 * batched:.1f}", f"{1e3 * mine:.3f}", f"{theirs / mine:.0f}",
             f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine / rate:.0%}",
-            f"{1e3 * taken['paper']:.3f}")  # fmt: skip
+            f"{1e3 * papers:.3f}")  # fmt: skip
 
 
 def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images."""
     plain = Straightforward(trunk).to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
-           "MFLOP", "of peak")  # fmt: skip
+           "MFLOP straightforward", "MFLOP reconstruct", "of peak")  # fmt: skip
     for n in (1, 4 if quick else 64):
         images = pictures(n).to(device)
         for layer in LAYERS:
@@ -216,13 +216,14 @@ def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
                 net.forget()
                 net.reconstruct(images, layer)
 
-            repeats = 1 if n > 1 else 7
-            theirs = seconds(lambda: plain(images, layer), device, repeats) / n
-            ours = seconds(cold, device, repeats) / n
-            again = seconds(lambda: net.reconstruct(images[:1], layer), device, 7)
+            theirs, ours, again = seconds(device, 1 if n > 1 else 5, lambda: plain(images, layer), cold,
+                                          lambda: [net.reconstruct(images[:1], layer) for _ in range(n)])  # fmt: skip
+            theirs, ours, again = theirs / n, ours / n, again / n
             work = operations(cold) / n
-            row(layer, str(n), f"{1e3 * theirs:.1f}", f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}", f"{1e3 * again:.1f}",
-                f"{theirs / again:.1f}", f"{work / 1e6:.0f}", f"{work / ours / rate:.0%}")  # fmt: skip
+            straight = operations(lambda: plain(images, layer)) / n
+            row(layer, str(n), f"{1e3 * theirs:.1f}", f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}",
+                f"{1e3 * again:.1f}", f"{theirs / again:.1f}", f"{straight / 1e6:.0f}", f"{work / 1e6:.0f}",
+                f"{work / ours / rate:.0%}")  # fmt: skip
 
 
 def slider(trunk: Trunk, device) -> None:
@@ -244,19 +245,51 @@ def slider(trunk: Trunk, device) -> None:
             net.forget()
             net.reconstruct(image, layer)
 
-        steps = [seconds(lambda c=c: net.reconstruct(image, layer, **c), device, 9) for c in choices.values()]
-        row(layer, *(f"{1e3 * s:.1f}" for s in [*steps, seconds(new, device, 9)]))
+        calls = [lambda c=c: net.reconstruct(image, layer, **c) for c in choices.values()]
+        row(layer, *(f"{1e3 * s:.1f}" for s in seconds(device, 5, *calls, new)))
 
 
-def galleries(trunk: Trunk, device, quick: bool) -> None:
-    """(3) The 9 strongest patches of every map over a data set, with their projections."""
-    images = pictures(60 if quick else 400)
-    header("gallery", "images", "maps", "seconds", "images a minute")
-    for layer in ("conv5",):
-        start = time.perf_counter()
-        found = gallery(Deconvnet(trunk.to(device)), images, layer, progress=False)
-        taken = time.perf_counter() - start
-        row(layer, str(len(images)), str(len(found.maps)), f"{taken:.1f}", f"{60 * len(images) / taken:.0f}")
+def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
+    """(3) The 9 strongest patches of every map over a data set, with their projections.
+
+    What grows with the data set is looking at each image once; projecting what was found does not.
+    """
+    layer, variant = "conv5", dict(variant="zeiler", lrn="gradient", start="one")
+    net = Deconvnet(trunk, **variant)
+    images = pictures(100 if quick else 1000)
+
+    def captum(m, i, r, c, trunk=trunk):
+        net = modules(trunk)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x = trunk.transform(images[i : i + 1].to(device)).to(trunk.conv1.weight.dtype).requires_grad_()
+            method = NeuronDeconvolution(net, net.get_submodule(f"pool_{layer}"))
+            return trunk.transform.to_rgb(method.attribute(x, (m, r, c)))[0]
+
+    def look(n=50):
+        for i in range(n):
+            net.feature_maps(images[i : i + 1], layer, remember=False)
+
+    start = time.perf_counter()
+    found = gallery(net, images, layer, progress=False)
+    taken = time.perf_counter() - start
+    some = [(m, *(int(t[m, 0]) for t in (found.images, found.rows, found.columns))) for m in (0, 100, 200)]
+    exact = copy.deepcopy(trunk).double()  # in single precision rounding decides which of nearly equal neurons wins
+    for m, i, r, c in some:
+        if found.activations[m, 0] > 0:
+            neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))
+            same(found.patches[m, 0], net.project(*neuron).patches[0].cpu())
+            same(Deconvnet(exact, **variant).project(*neuron).paste()[0], captum(m, i, r, c, exact))
+    looked, theirs = seconds(device, 1 if quick else 3, look, lambda: [captum(*neuron) for neuron in some])
+    looked, theirs = looked / 50 * len(images), theirs / len(some) * found.images.numel()
+    work = operations(lambda: look(1))
+    header("gallery", "images", "projections", "seconds", "images a minute", "looking, s", "projecting, s",
+           "Captum projecting, s", "ratio", "images a minute, only looking", "MFLOP an image", "of peak")  # fmt: skip
+    row(layer, str(len(images)), str(found.images.numel()), f"{taken:.1f}", f"{60 * len(images) / taken:.0f}",
+        f"{looked:.1f}", f"{taken - looked:.1f}", f"{theirs:.0f}", f"{theirs / (taken - looked):.0f}",
+        f"{60 * len(images) / looked:.0f}", f"{work / 1e6:.0f}",
+        f"{work * len(images) / looked / rate:.0%}")  # fmt: skip
+    print(f"\nCaptum's time is that of {len(some)} neurons, scaled to all.")
 
 
 def main() -> None:
@@ -275,7 +308,7 @@ def main() -> None:
     each_neuron(trunk, device, rate, asked.quick)
     whole_layer(trunk, device, rate, asked.quick)
     slider(trunk, device)
-    galleries(trunk, device, asked.quick)
+    galleries(trunk, device, rate, asked.quick)
 
 
 if __name__ == "__main__":

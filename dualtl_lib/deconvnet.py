@@ -7,7 +7,6 @@ Maps count from 1, as in the paper; rows and columns of a map from 0. A neuron l
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from numbers import Integral
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .caffenet import POOL_KERNEL, POOL_STRIDE, SIZE, Trunk
-from .projection import Pool, Projector, Record, Rules, Stage, field, forward
+from .projection import Pool, Projector, Record, Rules, Stage, forward, paste
 
 VARIANTS = {
     "paper": Rules(rectify=True, mask=False, assign=True, bias=True, lrn=False),
@@ -91,10 +90,14 @@ class Deconvnet:
         self._made_of = None
 
     @torch.no_grad()
-    def feature_maps(self, images: Tensor, layer: str) -> Tensor:
-        """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide."""
+    def feature_maps(self, images: Tensor, layer: str, remember: bool = True) -> Tensor:
+        """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide.
+
+        remember: keep the way forward for a projection to follow; without it the same numbers come faster.
+        """
         self.trunk.layer(layer)
-        return torch.cat([self._records(x, layer)[-1].pooled for x in self._single(images)]).contiguous()
+        found = [(self._records if remember else self._forward)(x, layer)[-1].pooled for x in self._single(images)]
+        return torch.cat(found).contiguous()
 
     @torch.no_grad()
     def reconstruct(
@@ -119,9 +122,12 @@ class Deconvnet:
             pooled = records[-1].pooled
             chosen = choose(pooled[0], maps, top, top_of_layer, neuron)
             values = pooled if self.start == "activation" else torch.ones_like(pooled)
-            local = chosen.sum() == 1
-            out.append(self._alone(records, chosen) if local else self._projector.whole(records, values, chosen))
-        return self.trunk.transform.to_rgb(torch.cat(out)).contiguous()
+            if chosen.sum() == 1:  # it touches only its receptive field
+                patch, seen, _ = self._each(records, *chosen.nonzero().cpu().T)
+                out.append(paste(patch, seen, records[0].size))
+            else:
+                out.append(self._projector.whole(records, values, chosen))
+        return torch.cat(out)
 
     @torch.no_grad()
     def reconstruct_each(self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1) -> Patches:
@@ -139,6 +145,8 @@ class Deconvnet:
             which = which.repeat_interleave(top)
             width = pooled.shape[2]
             parts.append(self.project(image, layer, which + 1, places // width, places % width, i))
+        if len(parts) == 1:
+            return parts[0]
         return Patches(*(torch.cat([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
     @torch.no_grad()
@@ -148,41 +156,22 @@ class Deconvnet:
         index: what Patches calls the image.
         """
         records = self._records(image, layer)
-        record, stage = records[-1], self._stages[len(records) - 1]
         maps, rows, columns = (torch.as_tensor(t).cpu() for t in (maps, rows, columns))
-        device, width = record.conv.device, record.conv.shape[3]
-        activations = record.pooled[0, maps - 1, rows, columns]
-        at = record.switches[maps - 1, rows, columns].cpu() if stage.pool else rows * width + columns
-        seen = field(self._stages[: len(records)])
-        step = _stride(self._stages[: len(records)])
-        side = seen.bottom - seen.top
-        tops, lefts = seen.top + at // width * step, seen.left + at % width * step
-        patches = record.conv.new_zeros(len(maps), 3, side, side)
-        values = activations if self.start == "activation" else torch.ones_like(activations)
-        per_group = len(stage.weight) // stage.groups
-        key = (at * stage.groups + (maps - 1) // per_group).tolist()
-        for _, found in groupby(sorted(range(len(maps)), key=lambda k: (key[k], k)), key=key.__getitem__):
-            found = list(found)  # neurons that won at one position: they share one receptive field
-            row, column = divmod(int(at[found[0]]), width)
-            x, box = self._projector.one_each(records, values[found], (maps[found] - 1).to(device), row, column)
-            down, right = box.top - int(tops[found[0]]), box.left - int(lefts[found[0]])
-            patches[found, :, down : down + x.shape[2], right : right + x.shape[3]] = x
-        patches = self.trunk.transform.to_rgb(patches)
-        return Patches(patches, tops, lefts, torch.full_like(maps, index), maps, rows, columns, activations)
+        patches, seen, activations = self._each(records, maps - 1, rows, columns)
+        return Patches(patches, seen.tops, seen.lefts, torch.full_like(maps, index), maps, rows, columns, activations)
 
     def forget(self) -> None:
         """Let go of the remembered images; what is asked for next is computed from the image on."""
         self._seen.clear()
 
-    def _alone(self, records: list[Record], chosen: Tensor) -> Tensor:
-        """One neuron of all, from its receptive field, in a picture of its own [1, 3, 227, 227], trunk's colours."""
-        record, stage = records[-1], self._stages[len(records) - 1]
-        m, r, c = chosen.nonzero()[0]
-        value = record.pooled[0, m, r, c].view(1)
-        at = int(record.switches[m, r, c]) if stage.pool else int(r) * record.conv.shape[3] + int(c)
-        value = value if self.start == "activation" else torch.ones_like(value)
-        x, box = self._projector.one_each(records, value, m.view(1), *divmod(at, record.conv.shape[3]))
-        return F.pad(x, (box.left, SIZE - box.right, box.top, SIZE - box.bottom))
+    def _each(self, records: list[Record], maps: Tensor, rows: Tensor, columns: Tensor):
+        """Neurons (maps from 0), each on its own: patches [K, 3, S, S], their window, activations [K]."""
+        record, width = records[-1], records[-1].conv.shape[3]
+        activations = record.pooled[0, maps, rows, columns]
+        at = rows * width + columns if record.switches is None else record.switches[maps, rows, columns].cpu()
+        values = activations if self.start == "activation" else torch.ones_like(activations)
+        patches, seen = self._projector.each(records, values, maps, at // width, at % width)
+        return patches, seen, activations
 
     def _single(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images one by one; raises ValueError, as the trunk's transform does, where they are none."""
@@ -192,22 +181,33 @@ class Deconvnet:
         return images.split(1)
 
     def _records(self, image: Tensor, layer: str) -> list[Record]:
-        """Switches of one image up to a layer, remembered."""
-        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
-        if made_of != self._made_of:
-            self._seen.clear()
-            self._stages = stages_of(self.trunk)
-            self._projector, self._made_of = Projector(self._stages, self.rules), made_of
+        """One image up to a layer, with switches, remembered."""
+        self._notice()
         depth = [l.name for l in self.trunk.layers].index(layer) + 1
         key = image.cpu().numpy().tobytes()
         records = self._seen.pop(key, [])
         if len(records) < depth:
-            weight = self._stages[0].weight  # a trunk made double is computed in double
-            records = forward(self._stages[:depth], self.trunk.transform(image.to(weight.device)).to(weight.dtype))
+            records = self._forward(image, layer, switches=True)
         self._seen[key] = records
         while len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return records[:depth]
+
+    def _forward(self, image: Tensor, layer: str, switches: bool = False) -> list[Record]:
+        """One image up to a layer."""
+        self._notice()
+        depth = [l.name for l in self.trunk.layers].index(layer) + 1
+        weight = self._stages[0].weight  # a trunk made double is computed in double
+        x = self.trunk.transform(image.to(weight.device)).to(weight.dtype)
+        return forward(self._stages[:depth], x, switches)
+
+    def _notice(self) -> None:
+        """Start afresh where a weight has changed."""
+        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
+        if made_of != self._made_of:
+            self._seen.clear()
+            self._stages, self._made_of = stages_of(self.trunk), made_of
+            self._projector = Projector(self._stages, self.rules, self.trunk.transform.to_rgb)
 
     def _check(self, layer, maps=None, top=None, top_of_layer=None, neuron=None) -> None:
         """Raises ValueError naming what is allowed."""
@@ -281,14 +281,6 @@ def choose(maps: Tensor, numbers=None, top=None, top_of_layer=None, neuron=None)
     marked = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, strongest(rows, top or top_of_layer), True)
     chosen[which] = marked.view(-1, *maps.shape[1:])
     return chosen
-
-
-def _stride(stages: list[Stage]) -> int:
-    """Pixels between neighbouring positions of the last stage's convolution."""
-    step = 1
-    for i, stage in enumerate(stages):
-        step *= stage.stride * (stage.pool.stride if stage.pool and i < len(stages) - 1 else 1)
-    return step
 
 
 def _one_of(what: str, value, allowed):

@@ -77,7 +77,7 @@ def _strongest(net, images, layer, maps, count, progress) -> tuple[Tensor, Tenso
     best = torch.full((len(maps), count), -torch.inf)
     which, places = (torch.zeros(best.shape, dtype=torch.int64) for _ in range(2))
     for i in tqdm(range(len(images)), desc=f"looking for {layer}'s strongest", disable=not progress):
-        values = net.feature_maps(_image(images, i), layer)[0].flatten(1).cpu()[maps]
+        values = net.feature_maps(_image(images, i), layer, remember=False)[0].flatten(1).cpu()[maps]
         at = values.argmax(1, keepdim=True)
         better = (value := values.gather(1, at)) > best[:, -1:]
         if not better.any():

@@ -1,14 +1,18 @@
 """The way forward with switches and the way back (eqs. 4-13), stage by stage, for pictures or for parts of them.
 
-Shapes: M projections made at once from one image, C maps, h rows and w columns of a rectangle of the maps. All that
-are made at once share the rectangle, so switches are cut out once. The whole picture is the largest rectangle.
+Shapes: M projections made at once from one image, C maps, h rows and w columns of a window onto the maps. All that
+are made at once have windows of one size, each at its own place. The whole picture is one window, the largest.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+# Pixels of receptive fields computed at once: so many that what lies between stays in the cache (on a GPU, in memory).
+AT_ONCE = {"cpu": 200_000, "cuda": 8_000_000}
 
 
 class Pool(NamedTuple):
@@ -23,7 +27,7 @@ class Pool(NamedTuple):
 class Stage(NamedTuple):
     """A convolution and what follows it up to the next.
 
-    weight: [O, I / groups, k, k]; bias: [O]; back: the weight as `transposed` wants it; norm: a LocalResponseNorm.
+    weight: [O, I / groups, k, k]; bias: [O]; norm: a LocalResponseNorm.
     """
 
     weight: Tensor
@@ -61,49 +65,75 @@ class Rules(NamedTuple):
     lrn: bool
 
 
-class Box(NamedTuple):
-    """Rows top..bottom-1 and columns left..right-1 of a map."""
+class Window(NamedTuple):
+    """M rectangles of one size: `height` rows from each of `tops`, `width` columns from each of `lefts` (int64 [M]).
 
-    top: int
-    bottom: int
-    left: int
-    right: int
+    They may hang over the edge of the map. tops and lefts stay on the CPU, where sizes are decided.
+    """
 
-    def rows(self) -> slice:
-        return slice(self.top, self.bottom)
+    tops: Tensor
+    lefts: Tensor
+    height: int
+    width: int
 
-    def columns(self) -> slice:
-        return slice(self.left, self.right)
-
-    def spread(self, kernel: int, stride: int, padding: int) -> "Box":
-        """What windows at these places see, edges of the map not minded."""
-        low, high = -padding, kernel - padding - stride
-        return Box(
-            self.top * stride + low, self.bottom * stride + high, self.left * stride + low, self.right * stride + high
+    def spread(self, kernel: int, stride: int, padding: int) -> "Window":
+        """What sliding windows at these places see, edges of the map not minded."""
+        return Window(
+            self.tops * stride - padding,
+            self.lefts * stride - padding,
+            (self.height - 1) * stride + kernel,
+            (self.width - 1) * stride + kernel,
         )
 
-    def clip(self, height: int, width: int) -> "Box":
-        return Box(max(self.top, 0), min(self.bottom, height), max(self.left, 0), min(self.right, width))
+    def narrow(self, top: int, bottom: int, left: int, right: int) -> "Window":
+        """Without this many rows and columns at each side."""
+        height, width = self.height - top - bottom, self.width - left - right
+        return Window(self.tops + top, self.lefts + left, height, width)
+
+    def beyond(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """How many rows and columns at each side (as `narrow` takes them) are off the map in all M."""
+        return (
+            max(0, -int(self.tops.max())),
+            max(0, int(self.tops.min()) + self.height - height),
+            max(0, -int(self.lefts.max())),
+            max(0, int(self.lefts.min()) + self.width - width),
+        )
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """Maps [C, H, W] -> [M, C, h, w] in channels-last order; beyond an edge, its nearest value."""
+        sizes = zip(self._indices(), maps.shape[1:], strict=True)
+        rows, columns = (places.clamp(0, size - 1).to(maps.device) for places, size in sizes)
+        return maps.permute(1, 2, 0)[rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+    def drop_beyond(self, x: Tensor, height: int, width: int) -> Tensor:
+        """x [M, C, h, w] with zeros where it hangs over the edge of a map."""
+        rows, columns = self._indices()
+        rows, columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        if rows.all() and columns.all():
+            return x
+        return x * (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
+
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        """Rows [M, h] and columns [M, w]."""
+        return self.tops[:, None] + torch.arange(self.height), self.lefts[:, None] + torch.arange(self.width)
 
 
-def forward(stages: list[Stage], x: Tensor) -> list[Record]:
-    """One transformed image [1, 3, H, W] through the stages, with the switches kept."""
+def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Record]:
+    """One transformed image [1, 3, H, W] through the stages, with the switches kept unless not wanted."""
     records = []
     for stage in stages:
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
         conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
         x = stage.norm(conv) if stage.norm and stage.norm_first else conv
-        switches = last = None
+        winners = last = None
         if stage.pool:
-            kernel, stride, padding, ceil = stage.pool
-            x, winners = F.max_pool2d(
-                x.contiguous(memory_format=torch.channels_last), kernel, stride, padding, ceil_mode=ceil,
-                return_indices=True,
-            )  # fmt: skip
-            switches = winners[0].contiguous()
-            last = last_winner(switches, stage.pool)
-        records.append(Record(size, conv, x, switches, last))
+            x = x.contiguous(memory_format=torch.channels_last)
+            x = F.max_pool2d(x, *stage.pool[:3], ceil_mode=stage.pool.ceil, return_indices=switches)
+            if switches:
+                x, winners = x[0], x[1][0]
+                last = last_winner(winners, stage.pool)
+        records.append(Record(size, conv, x, winners, last))
         if stage.norm and not stage.norm_first:
             x = stage.norm(x)
     return records
@@ -127,87 +157,103 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
     return last
 
 
-def unpool(y: Tensor, switches: Tensor, box: Box, width: int) -> Tensor:
-    """Pooled values [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over a box of maps `width` wide.
+def unpool(y: Tensor, switches: Tensor, window: Window, width: int) -> Tensor:
+    """Pooled values [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window` of maps `width` wide.
 
     Values that share a winner add; give 0 for those that should not count.
     """
-    h, w = box.bottom - box.top, box.right - box.left
-    rows = torch.div(switches, width, rounding_mode="floor")
-    places = (rows - box.top) * w + (switches - rows * width - box.left)
-    out = y.new_zeros(*y.shape[:2], h * w)
-    out.scatter_add_(2, places.flatten(1).expand(len(y), -1, -1), y.flatten(2))
-    return out.unflatten(2, (h, w))
+    shift = (window.tops * window.width + window.lefts).view(-1, 1, 1, 1).to(y.device)
+    places = switches - shift
+    if window.width != width:  # row * width + column becomes row * window.width + column
+        places += torch.div(switches, width, rounding_mode="floor") * (window.width - width)
+    out = y.new_zeros(len(y), window.height * window.width, y.shape[1])
+    last = [t.permute(0, 2, 3, 1).flatten(1, 2) for t in (places, y)]  # channels last, as the convolution wants them
+    return out.scatter_add_(1, *last).unflatten(1, (window.height, window.width)).permute(0, 3, 1, 2)
 
 
-def normalize_back(norm, x: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient of local response normalization at x [1, C, h, w], times gradient [M, C, h, w]."""
+def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = None) -> Tensor:
+    """The gradient of local response normalization at x [1, C, H, W], times gradient [M, C, h, w] over a window of x.
+
+    Without a window, over all of x. What depends on x alone is computed once for all M.
+    """
     factor = norm.factor(x)
+    slope, pull = x * factor * factor.pow(1 / norm.beta), x * (2 * norm.beta * norm.alpha / norm.size)
+    if window:
+        factor, slope, pull = (window.cut(maps[0]) for maps in (factor, slope, pull))
     half, maps = norm.size // 2, x.shape[1]
-    shared = F.pad(gradient * (x * factor * factor.pow(1 / norm.beta)), (0, 0, 0, 0, half, half))
+    shared = F.pad(gradient * slope, (0, 0, 0, 0, half, half))
     across = sum(shared[:, shift : shift + maps] for shift in range(norm.size))
-    return factor * gradient - (2 * norm.beta * norm.alpha / norm.size) * x * across
+    return factor * gradient - pull * across
 
 
-def rectify(u: Tensor, conv: Tensor, rules: Rules, bias: Tensor) -> Tensor:
-    """Eq. (9) and its relatives; u [M, C, h, w], conv [1, C, h, w] the forward values there, bias [C]."""
+def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Tensor:
+    """Eq. (9) and its relatives; u [M, C, h, w], active: bool, the same, on the way forward; bias [C]."""
     if rules.mask:
-        u = u * (conv > 0)
+        u = u * active
     if rules.rectify:
         u = u.relu()
-    if rules.bias:
-        u = torch.where(u > 0, u - bias.view(-1, 1, 1), u)
+    if rules.bias:  # a sign is 1 where something is left; in floating point much cheaper than where()
+        u = u.addcmul(u.sign().relu_(), bias.view(-1, 1, 1), value=-1)
     return u
 
 
-def phases(weight: Tensor, stride: int, groups: int) -> Tensor:
-    """A weight [O, I / groups, k, k] as that of an ordinary convolution that undoes the strided one.
+def phases(weight: Tensor, stride: int) -> Tensor:
+    """A weight [O, I, k, k] as that of a convolution of stride 1, [O, I * s * s, ceil(k / s), ceil(k / s)].
 
     Pixel (s y + a, s x + b) of what entered depends on positions y, y-1, ... only, so each of the s x s phases (a, b)
-    is a stride-1 convolution of a kernel ceil(k / s) wide, and `pixel_shuffle` puts them together. On a CPU three
-    times as fast as conv_transpose2d for conv1.
+    is a stride-1 convolution of a kernel ceil(k / s) wide, and `shuffled` puts them together. On a CPU three times as
+    fast as a transposed convolution of that stride for conv1.
     """
     o, i, k, _ = weight.shape
     small = -(-k // stride)
-    padded = F.pad(weight, (0, small * stride - k) * 2)
-    split = padded.view(groups, o // groups, i, small, stride, small, stride)
-    turned = split.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)
-    return turned.reshape(-1, o // groups, small, small).contiguous(memory_format=torch.channels_last)
+    split = F.pad(weight, (0, small * stride - k) * 2).view(o, i, small, stride, small, stride)
+    return split.permute(0, 1, 3, 5, 2, 4).reshape(o, -1, small, small).contiguous(memory_format=torch.channels_last)
 
 
-def transposed(h: Tensor, back: Tensor, stage: Stage, groups: int, box: Box, size: tuple[int, int]):
-    """Eqs. (10)-(13): h [M, O, h, w] over a box of convolution maps -> what entered, and the box it covers.
+def shuffled(x: Tensor, s: int) -> Tensor:
+    """F.pixel_shuffle, [M, I * s * s, h, w] -> [M, I, h * s, w * s], faster out of channels-last order."""
+    return x.unflatten(1, (-1, s, s)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3) if s > 1 else x
 
-    back: `phases` of the weight. Returns ([M, I, h', w'], box); beyond `size`, in the padding, nothing is kept.
+
+def transposed(h: Tensor, back: Tensor, stage: Stage, groups: int, window: Window, size: tuple[int, int]):
+    """Eqs. (10)-(13): h [M, O, h, w] over a window of convolution maps -> what entered, and the window it covers.
+
+    back: `phases` of the weight. Returns ([M, I, h', w'], window); beyond `size`, in the padding, nothing is kept.
     """
-    k, s = stage.weight.shape[2], stage.stride
-    small = back.shape[2]
-    full = box.spread(k, s, stage.padding)
-    kept = full.clip(*size)
-    cut = (kept.top - full.top, full.bottom - kept.bottom, kept.left - full.left, full.right - kept.right)
-    spare = min(*cut, small - 1) if s == 1 else 0  # computed for nothing otherwise
-    x = F.conv2d(h.contiguous(memory_format=torch.channels_last), back, padding=small - 1 - spare, groups=groups)
-    x = F.pixel_shuffle(x, s) if s > 1 else x
-    top, left = cut[0] - spare, cut[2] - spare
-    return x[:, :, top : top + kept.bottom - kept.top, left : left + kept.right - kept.left], kept
+    s = stage.stride
+    full = window.spread(stage.weight.shape[2], s, stage.padding)
+    spare = min(full.beyond(*size)) if s == 1 else 0  # computed for nothing otherwise
+    x = F.conv_transpose2d(h.contiguous(memory_format=torch.channels_last), back, padding=spare, groups=groups)
+    return clip(shuffled(x, s), full.narrow(spare, spare, spare, spare), size)
 
 
-def field(stages: list[Stage]) -> Box:
-    """What one position of the last stage's convolution at (0, 0) sees of the image, edges not minded."""
-    box = Box(0, 1, 0, 1)
+def clip(x: Tensor, window: Window, size: tuple[int, int]) -> tuple[Tensor, Window]:
+    """What of x [M, C, h, w] over a window is on a map of this size: 0 where it is not, and without what never is."""
+    beyond = top, _, left, _ = window.beyond(*size)
+    kept = window.narrow(*beyond)
+    x = x[:, :, top : top + kept.height, left : left + kept.width]
+    return kept.drop_beyond(x, *size), kept
+
+
+def field(stages: list[Stage], rows: Tensor, columns: Tensor) -> Window:
+    """What these positions [M] of the last stage's convolution see of the image, edges not minded."""
+    window = Window(rows, columns, 1, 1)
     for i, stage in reversed(list(enumerate(stages))):
-        box = box.spread(stage.weight.shape[2], stage.stride, stage.padding)
+        window = window.spread(stage.weight.shape[2], stage.stride, stage.padding)
         if i and (pool := stages[i - 1].pool):
-            box = box.spread(*pool[:3])
-    return box
+            window = window.spread(*pool[:3])
+    return window
 
 
 class Projector:
-    """The way back through stages under one set of rules, for one image's records at a time."""
+    """The way back through stages under one set of rules, for one image's records at a time.
 
-    def __init__(self, stages: list[Stage], rules: Rules):
-        self.stages, self.rules = stages, rules
-        self.cut = {}  # weights as `phases` of the maps in use, by (stage, first map, last map)
+    to_rgb: what puts the colours of what enters the first stage, [M, 3, h, w], into the order of the result.
+    """
+
+    def __init__(self, stages: list[Stage], rules: Rules, to_rgb: Callable[[Tensor], Tensor] = lambda x: x):
+        self.stages, self.rules, self.to_rgb = stages, rules, to_rgb
+        self.weights = {}  # as `phases` of the maps in use, by (stage, first map, last map)
 
     def whole(self, records: list[Record], values: Tensor, chosen: Tensor) -> Tensor:
         """Neurons of the last of `records`, together: [1, 3, H, W].
@@ -219,64 +265,76 @@ class Projector:
         y = values * chosen
         if stage.pool and self.rules.assign:
             y = y * last_winner(record.switches, stage.pool, chosen)
-        maps = slice(0, y.shape[1])
-        x, box = self._down(records, at, y, Box(0, y.shape[2], 0, y.shape[3]), maps, normalized=False)
-        height, width = records[0].size  # pixels that no window sees are left out so far
-        return F.pad(x, (box.left, width - box.right, box.top, height - box.bottom))
+        origin = torch.zeros(1, dtype=torch.int64)
+        window = Window(origin, origin, *y.shape[2:])
+        x, window = self._down(records, at, y, window, slice(0, y.shape[1]), normalized=False)
+        return paste(x, window, records[0].size)
 
-    def one_each(self, records: list[Record], values: Tensor, maps: Tensor, row: int, column: int):
-        """Neurons [M] of these maps (from 0), each on its own, that all won at one position of the last convolution.
+    def each(self, records: list[Record], values: Tensor, maps: Tensor, rows: Tensor, columns: Tensor):
+        """Neurons of these maps (from 0), each on its own, that won at these positions of the last convolution.
 
-        The maps must be of one group. values: [M]. Returns ([M, 3, h, w], box): the clipped receptive field.
+        values: [K]; maps, rows, columns: int64 [K], on the CPU. Returns ([K, 3, S, S], window): the receptive fields,
+        0 beyond the picture's edge.
         """
+        stages = self.stages[: len(records)]
+        seen = field(stages, rows, columns)
+        patches = values.new_zeros(len(maps), stages[0].weight.shape[1] * stages[0].groups, seen.height, seen.width)
+        group = maps // (len(stages[-1].weight) // stages[-1].groups)
+        order = (group * records[-1].conv[0, 0].numel() + rows * records[-1].conv.shape[3] + columns).argsort()
+        many = max(1, AT_ONCE.get(values.device.type, AT_ONCE["cuda"]) // (seen.height * seen.width))
+        for some in (part for g in group.unique() for part in order[group[order] == g].split(many)):
+            x, window = self._start(records, values[some], maps[some], Window(rows[some], columns[some], 1, 1))
+            top, left = int((window.tops - seen.tops[some])[0]), int((window.lefts - seen.lefts[some])[0])
+            patches[some, :, top : top + window.height, left : left + window.width] = x
+        return patches, seen
+
+    def _start(self, records, values: Tensor, maps: Tensor, window: Window):
+        """From neurons [M] of one group, each with its window of one convolution position, to the image."""
         at = len(records) - 1
         stage, record = self.stages[at], records[at]
-        box = Box(row, row + 1, column, column + 1)
         if stage.norm and stage.norm_first and self.rules.lrn:  # neighbouring maps take part
             u = values.new_zeros(len(maps), len(stage.weight), 1, 1)
-            u[torch.arange(len(maps), device=maps.device), maps] = values.view(-1, 1, 1)
-            u = normalize_back(stage.norm, record.conv[:, :, box.rows(), box.columns()], u)
-            return self._convolved(records, at, u, box, slice(0, u.shape[1]))
-        forward_values = record.conv[0, maps, row, column].view(-1, 1, 1, 1)
-        h = rectify(values.view(-1, 1, 1, 1), forward_values, self.rules, values.new_zeros(1))
-        if self.rules.bias:
-            h = torch.where(h > 0, h - stage.bias[maps].view(-1, 1, 1, 1), h)
-        x = h * stage.weight[maps]
-        full = box.spread(stage.weight.shape[2], stage.stride, stage.padding)
-        kept = full.clip(*record.size)
-        x = x[:, :, kept.top - full.top : kept.bottom - full.top, kept.left - full.left : kept.right - full.left]
+            u[torch.arange(len(maps)), maps] = values.view(-1, 1, 1)
+            u = normalize_back(stage.norm, record.conv, u, window)
+            return self._convolved(records, at, u, window, slice(0, u.shape[1]))
+        maps = maps.to(values.device)
+        active = record.conv[0, maps, window.tops.to(maps.device), window.lefts.to(maps.device)] > 0
+        h = rectify(values.view(1, -1, 1, 1), active.view(1, -1, 1, 1), self.rules, stage.bias[maps])
+        x = h.view(-1, 1, 1, 1) * stage.weight[maps]
+        x, window = clip(x, window.spread(stage.weight.shape[2], stage.stride, stage.padding), record.size)
         first = int(maps[0]) // (len(stage.weight) // stage.groups) * x.shape[1]
-        return self._down(records, at - 1, x, kept, slice(first, first + x.shape[1]))
+        return self._down(records, at - 1, x, window, slice(first, first + x.shape[1]))
 
-    def _down(self, records, at: int, y: Tensor, box: Box, maps: slice, normalized: bool = True):
+    def _down(self, records, at: int, y: Tensor, window: Window, maps: slice, normalized: bool = True):
         """From the maps after stage `at` to the image; y [M, maps, h, w] are all that is not 0."""
         if at < 0:  # a group of the first stage reaches some colours only
             colours = self.stages[0].weight.shape[1] * self.stages[0].groups
-            return F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop)), box
+            return self.to_rgb(F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop))), window
         stage, record, rules = self.stages[at], records[at], self.rules
         if stage.norm and rules.lrn:  # neighbouring maps take part: fill up to all of them
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
             maps = slice(0, len(stage.weight))
             if normalized and not stage.norm_first:
-                y = normalize_back(stage.norm, record.pooled[:, :, box.rows(), box.columns()], y)
+                y = normalize_back(stage.norm, record.pooled, y, window)
         if stage.pool:
             if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
-                y = y * record.last[maps, box.rows(), box.columns()]
-            inner = box.spread(*stage.pool[:3]).clip(*record.conv.shape[2:])
-            y = unpool(y, record.switches[maps, box.rows(), box.columns()], inner, record.conv.shape[3])
-            box = inner
+                y = y * window.cut(record.last[maps])
+            switches, size = window.cut(record.switches[maps]), record.conv.shape[2:]
+            window = window.spread(*stage.pool[:3])
+            window = window.narrow(*window.beyond(*size))
+            y = unpool(y, switches, window, size[1])
         if stage.norm and stage.norm_first and rules.lrn:
-            y = normalize_back(stage.norm, record.conv[:, :, box.rows(), box.columns()], y)
-        return self._convolved(records, at, y, box, maps)
+            y = normalize_back(stage.norm, record.conv, y, window)
+        return self._convolved(records, at, y, window, maps)
 
-    def _convolved(self, records, at: int, u: Tensor, box: Box, maps: slice):
+    def _convolved(self, records, at: int, u: Tensor, window: Window, maps: slice):
         """Rectify, subtract the bias, convolve back, and on to the stages below."""
         stage, record = self.stages[at], records[at]
-        forward_values = record.conv[:, maps, box.rows(), box.columns()]
-        h = rectify(u, forward_values, self.rules, stage.bias[maps])
+        active = window.cut(record.conv[0, maps]) > 0 if self.rules.mask else None
+        h = rectify(u, active, self.rules, stage.bias[maps])
         back, groups, below = self._weights(at, maps)
-        x, box = transposed(h, back, stage, groups, box, record.size)
-        return self._down(records, at - 1, x, box, below)
+        x, window = transposed(h, back, stage, groups, window, record.size)
+        return self._down(records, at - 1, x, window, below)
 
     def _weights(self, at: int, maps: slice) -> tuple[Tensor, int, slice]:
         """Weights of these maps only, their number of groups, and the maps below that they reach."""
@@ -284,9 +342,16 @@ class Projector:
         outs, ins = len(stage.weight) // stage.groups, stage.weight.shape[1]
         first, stop = maps.start // outs, -(-maps.stop // outs)
         groups = stop - first
-        if (at, maps.start, maps.stop) not in self.cut:
+        if (at, maps.start, maps.stop) not in self.weights:
             weight = stage.weight[maps]
             if groups > 1 and len(weight) != groups * outs:  # some of one group and some of another: fill both
                 weight = F.pad(weight, (0, 0, 0, 0, 0, 0, maps.start - first * outs, stop * outs - maps.stop))
-            self.cut[at, maps.start, maps.stop] = phases(weight, stage.stride, groups)
-        return self.cut[at, maps.start, maps.stop], groups, slice(first * ins, stop * ins)
+            self.weights[at, maps.start, maps.stop] = phases(weight, stage.stride)
+        return self.weights[at, maps.start, maps.stop], groups, slice(first * ins, stop * ins)
+
+
+def paste(x: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """One window's x [1, C, h, w] in a picture of this size, 0 around it."""
+    top, left = int(window.tops[0]), int(window.lefts[0])
+    # A negative pad cuts off what lies beyond the edge.
+    return F.pad(x, (left, size[1] - left - x.shape[3], top, size[0] - top - x.shape[2]))

@@ -13,7 +13,7 @@ from torch import nn
 from dualtl_lib import gallery, weights
 from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Trunk
 from dualtl_lib.deconvnet import VARIANTS, Deconvnet, choose, strongest
-from dualtl_lib.projection import Pool, Projector, Stage, forward, last_winner, normalize_back
+from dualtl_lib.projection import Pool, Projector, Stage, Window, forward, last_winner, normalize_back, paste
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
@@ -158,16 +158,18 @@ def test_one_neuron_s_receptive_field_is_its_part_of_the_whole_picture(network, 
     stages, x, _ = network
     records, projector = forward(stages, x), Projector(stages, VARIANTS[variant])
     pooled = records[-1].pooled
-    for m, r, c in [(0, 0, 0), tuple(size - 1 for size in pooled.shape[1:])]:
+    corners = torch.cartesian_prod(*(torch.tensor([0, size - 1]) for size in pooled.shape[1:]))
+    m, r, c = corners.T
+    at = records[-1].switches[m, r, c] if stages[-1].pool else r * pooled.shape[3] + c
+    width = records[-1].conv.shape[3]
+    parts, seen = projector.each(records, pooled[0, m, r, c], m, at // width, at % width)
+    for k, (i, j, l) in enumerate(corners.tolist()):
         chosen = torch.zeros_like(pooled[0], dtype=torch.bool)
-        chosen[m, r, c] = True
-        whole = projector.whole(records, pooled, chosen)
-        width = records[-1].conv.shape[3]
-        at = int(records[-1].switches[m, r, c]) if stages[-1].pool else r * width + c
-        part, box = projector.one_each(records, pooled[0, m, r, c].view(1), torch.tensor([m]), *divmod(at, width))
-        np.testing.assert_allclose(part, whole[:, :, box.rows(), box.columns()], rtol=1e-9, atol=1e-12)
-        whole[:, :, box.rows(), box.columns()] = 0
-        assert not whole.any()
+        chosen[i, j, l] = True
+        one = Window(seen.tops[k : k + 1], seen.lefts[k : k + 1], seen.height, seen.width)
+        part = paste(parts[k : k + 1], one, x.shape[2:])
+        np.testing.assert_allclose(part, projector.whole(records, pooled, chosen), rtol=1e-9, atol=1e-12)
+        assert part.square().sum() == parts[k].square().sum()  # beyond the edge there is nothing
 
 
 def test_the_last_window_wins_as_a_loop_has_it():
@@ -331,7 +333,7 @@ def test_each_on_its_own_sums_and_sits_right(trunk, variant, lrn):
             assert patches.activations[k] == pooled[0, m - 1].max()
             values = pooled if net.start == "activation" else torch.ones_like(pooled)
             whole = net._projector.whole(records, values, choose(pooled[0], [m], top=1))
-            assert relative(pasted, trunk.transform.to_rgb(whole)[0]) < 1e-5
+            assert relative(pasted, whole[0]) < 1e-5
 
 
 def test_other_geometries_and_types():
@@ -344,6 +346,16 @@ def test_other_geometries_and_types():
             net.reconstruct(image, layer, maps=np.arange(1, 4), top=1).isnan().any(), torch.tensor(False)
         )
     assert net.reconstruct(image, "conv5").shape == (1, 3, 227, 227)
+
+
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_feature_maps_that_are_not_remembered_are_the_same_to_the_bit(order):
+    trunk, images = random_trunk(order=order), some_images(2)
+    net = Deconvnet(trunk)
+    for layer in LAYERS:
+        quick = net.feature_maps(images, layer, remember=False)
+        assert not net._seen and torch.equal(quick, net.feature_maps(images, layer))
+        net.forget()
 
 
 def test_new_weights_are_noticed():
