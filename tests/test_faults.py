@@ -34,15 +34,15 @@ NOTICES = {
 FAULTS = {
     "a wrong switch": Fault(
         "projection.py",
-        "places = (rows - box.top) * w + (switches - rows * width - box.left)",
-        "places = ((rows - box.top) * w + (switches - rows * width - box.left)).flip(1, 2)",
+        "places = switches - shift",
+        "places = (switches - shift).flip(-1, -2)",
         "02_bvlc_features",
         NOTICES["02_bvlc_features"],
     ),
     "an unflipped kernel": Fault(
         "projection.py",
-        "split.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)",
-        "split.permute(0, 2, 4, 6, 1, 3, 5)",
+        "split.permute(0, 1, 3, 5, 2, 4)",
+        "split.flip(2, 4).permute(0, 1, 3, 5, 2, 4)",  # the transposed convolution turns it
         "02_bvlc_features",
         NOTICES["02_bvlc_features"],
     ),
