@@ -27,7 +27,7 @@ BOX = (70, 90, 90, 60)  # where a box of one's own starts
 # Wide pages have all but the controls beside them, narrow ones only the pictures.
 STYLE = """<style>
 .dualtl-explorer {container-type: inline-size}
-.dualtl-page {display: grid; grid-template-columns: 310px minmax(0, 1fr); column-gap: 16px}
+.dualtl-page {display: grid; grid-template: auto 1fr / 310px minmax(0, 1fr); column-gap: 16px}
 .dualtl-controls {grid-row: 1 / span 2}
 .dualtl-pictures {grid-area: 1 / 2; grid-template-columns: repeat(auto-fit, minmax(225px, 1fr)); gap: 4px 12px}
 .dualtl-more {grid-area: 2 / 2}
@@ -44,7 +44,8 @@ STYLE = """<style>
 .dualtl-title {font-weight: 600}
 .dualtl-message {border-left: 4px solid #d1603d; padding: 2px 8px}
 .dualtl-layer .widget-toggle-button, .dualtl-strong .widget-toggle-button {padding: 0 2px}
-.dualtl-code pre {margin: 0; padding: 6px; overflow-x: auto; border: 1px solid #8888; user-select: text}
+.dualtl-code pre {margin: 0; padding: 6px; border: 1px solid #8888}
+.dualtl-code pre {font: 12px/1.35 monospace; overflow-x: auto; user-select: text}
 .dualtl-bars table {border-collapse: collapse; line-height: 1.2; width: 100%}
 .dualtl-bars td {padding: 1px 4px; white-space: nowrap}
 .dualtl-bars td:nth-child(2) {width: 100%}
@@ -157,7 +158,7 @@ class Explorer(widgets.VBox):
             self._say(str(error))
             self.children = [widgets.HTML(STYLE), self.message]
             return
-        self.state = self.studio.fitting(state or self._opening())
+        self.state = self.studio.fitting(state or self.studio.opening())
         self._on_strip, self._sheet_of, self._tried = None, None, None
         self._build()
         self._set_controls()
@@ -177,23 +178,11 @@ class Explorer(widgets.VBox):
         """Until everything asked for is in the page; False when it takes longer than that for one of its parts."""
         return all(part.wait(seconds) for part in (self._quick, self._sheets, self._trials))
 
-    def _opening(self) -> State:
-        """Something worth seeing: the strongest neurons of the loudest map of conv3, with the best model there is."""
-        best = es.AS_LOADED
-        for model in es.MODELS:
-            try:
-                self.studio.trunk(model)
-                best = model
-            except Missing:
-                break
-        state = State(model=best, top=10)
-        return replace(state, map=self.studio.strongest(state)[0])
-
     # -- the page
 
     def _build(self) -> None:
         layers = self.studio.layers()
-        wide, fit = widgets.Layout(width="auto"), widgets.Layout(width="auto", flex="0 0 auto")
+        wide, fit = widgets.Layout(width="auto"), widgets.Layout(width="auto", flex="0 0 auto", align_self="flex-start")
         self.strip = widgets.VBox(layout=widgets.Layout(max_width="100%"))
         self.upload = widgets.FileUpload(accept=".jpg,.jpeg,.png", description="Your picture", tooltip="jpg or png")
         self.model = widgets.Dropdown(options=list(es.MODELS), layout=wide)
@@ -265,9 +254,9 @@ class Explorer(widgets.VBox):
 
     def _pictures(self) -> widgets.Widget:
         """The feature map, third to the eye, is last for the tab key, which stops at each of its cells."""
-        face = _panel(1, "The face", "Yellow: what the chosen neurons see.", self.face)
+        face = _panel(1, "The face", "Yellow: what the strongest see.", self.face)
         drawn = _panel(2, "What they draw", "The chosen neurons, projected back.", self.projection)
-        heat = _panel(3, "Feature map", "Bright: it speaks. Click one to pick it.", self.grid)
+        heat = _panel(3, "Feature map", "Bright: it speaks. Click to pick.", self.grid)
         same = _panel(4, "The same elsewhere", "As another model draws it.", self.beside, self.other, self.beside_word)
         bars = _panel(5, "Expression", "Softmax. Blue: as it is; red: covered.", self.bars)
         return widgets.GridBox([face, drawn, same, bars, heat]).add_class("dualtl-pictures")
@@ -428,8 +417,9 @@ class Explorer(widgets.VBox):
             self.beside_word.value = html.escape(str(missing))
 
     def _draw_words(self, state: State) -> None:
-        title, faces = self.studio.title(state), f"{self.studio.run.title}, {self.studio.names[state.face]}"
-        self.caption.value = html.escape(f"{title} · {faces}")
+        title, silent = self.studio.title(state), "" if self.studio.speaks(state) else "silent for this face · "
+        faces = f"{self.studio.run.title}, {self.studio.names[state.face]}"
+        self.caption.value = html.escape(f"{title} · {silent}{faces}")
         self.code.value = f"<pre>{html.escape(self.studio.code(state))}</pre>"
         if self._tried not in (None, state.shown):
             self.drops_word.value = "This is of the face as it was before; press again for this one."

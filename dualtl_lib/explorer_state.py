@@ -124,6 +124,18 @@ class Studio:
         """Layers and their number of maps."""
         return {layer.name: layer.maps for layer in self.trunk(AS_LOADED).layers}
 
+    def opening(self) -> State:
+        """Something worth seeing: the loudest map of conv4, which draws a face, with the best model there is."""
+        best = AS_LOADED
+        for model in MODELS:
+            try:
+                self.trunk(model)
+            except Missing:
+                break
+            best = model
+        state = State(model=best, layer="conv4")
+        return replace(state, map=self.strongest(state)[0])
+
     def fitting(self, state: State) -> State:
         """The nearest state that exists: a map within its layer, a neuron within its map, a box within the face."""
         shapes = self.net(state.model, state.variant).shapes
@@ -177,6 +189,10 @@ class Studio:
         order = values.flatten().argsort(descending=True, stable=True)[: int((values > 0).sum())]
         width = values.shape[1]
         return [(i // width + 1, i % width + 1) for i in order[: state.top].tolist()]
+
+    def speaks(self, state: State) -> bool:
+        """Whether any of the chosen neurons is active; otherwise there is nothing to project."""
+        return state.map is None or bool(self.maps(state)[state.map - 1].any())
 
     def projection(self, state: State, model: str | None = None) -> Tensor:
         """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one."""

@@ -17,7 +17,7 @@ from PIL import Image
 from dualtl_lib import caffenet, deconvnet, explorer_state, figures, materials, occlusion, paper, runs, weights
 from dualtl_lib.explorer import BOX, Explorer, Latest
 from dualtl_lib.explorer_state import MODELS, VARIANTS, Missing, State, Studio
-from dualtl_lib.faces import anatomy, splits, synthetic
+from dualtl_lib.faces import anatomy, crop, splits, synthetic
 
 LAYERS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 REGIONS = tuple(name for name in occlusion.REGIONS if name != "none")
@@ -277,6 +277,33 @@ def test_upload_of_any_size(size, kind, mode):
     assert face.note == "no face found"
 
 
+def test_upload_of_a_face_in_a_larger_picture(studio):
+    """It is found and cut out, and offered on the strip; of many the newest."""
+    rng = np.random.default_rng(4)
+    units = anatomy.EXPRESSIONS["happy"].draw(rng)
+    portrait, _ = synthetic.face(anatomy.Identity.draw(rng), units, size=(400, 400))
+    picture = np.full((600, 900, 3), 128, np.uint8)
+    picture[150:550, 450:850] = portrait
+    file, own = io.BytesIO(), list(range(len(studio.rows)))
+    Image.fromarray(picture).save(file, "PNG")
+    for _ in range(explorer_state.UPLOADS + 1):
+        face, note = studio.add_face(file.getvalue(), "me.png")
+        assert note == ""
+    x, y, side = crop.face_box(Image.fromarray(picture))
+    assert min(x - 450, y - 150, 850 - x - side, 550 - y - side) > 0
+    cut = crop.resize(Image.fromarray(picture), (x, y, side))
+    assert np.array_equal(studio.faces[face].numpy(), cut)
+    assert studio.on_strip() == [*own, *range(face + 1 - explorer_state.UPLOADS, face + 1)]
+    assert studio.strip().shape[1] == explorer_state.THUMB * (len(own) + explorer_state.UPLOADS)
+
+
+def test_a_silent_map_is_said_to_be(studio):
+    peaks = studio.maps(State(layer="conv3")).amax((1, 2))
+    silent, loud = int(peaks.argmin()) + 1, int(peaks.argmax()) + 1
+    assert peaks.min() == 0
+    assert [studio.speaks(State(layer="conv3", map=m)) for m in (silent, loud, None)] == [False, True, True]
+
+
 def test_state_is_moved_to_what_exists(studio):
     fit = studio.fitting
     assert fit(State(layer="conv5", map=384)).map == 256
@@ -319,6 +346,7 @@ def same_as_library(explorer: Explorer) -> None:
 def test_it_opens_on_something(explorer):
     same_as_library(explorer)
     assert explorer.state.model == "after the second transfer"
+    assert explorer.state.map == explorer.studio.strongest(explorer.state)[0]
     assert shown(explorer.projection).max() == 255
     assert all(i.layout.display is None for i in (explorer.face, explorer.projection, explorer.beside))
     assert tuple(slider.value for slider in explorer.box) == BOX
