@@ -42,6 +42,7 @@ STYLE = """<style>
 .dualtl-pixels img {image-rendering: pixelated}
 .dualtl-hint {opacity: .75; line-height: 1.25}
 .dualtl-title {font-weight: 600}
+.dualtl-explorer a {text-decoration: underline}
 .dualtl-message {border-left: 4px solid #d1603d; padding: 2px 8px}
 .dualtl-layer .widget-toggle-button, .dualtl-strong .widget-toggle-button {padding: 0 2px}
 .dualtl-code pre {margin: 0; padding: 6px; border: 1px solid #8888}
@@ -193,7 +194,7 @@ class Explorer(widgets.VBox):
         self.number = widgets.BoundedIntText(min=1, max=most, layout=widgets.Layout(width="70px"))
         self.every = widgets.Checkbox(description="every map together", indent=False)
         self.strong = widgets.ToggleButtons(style={"button_width": "46px"})
-        self.top = widgets.IntSlider(min=1, max=es.TOP, layout=wide)
+        self.top = widgets.IntSlider(10, min=1, max=es.TOP, layout=wide)
         self.all = widgets.Checkbox(description="all neurons", indent=False)
         self.row, self.column = (_slider(word, 0, 13) for word in ("row", "column"))
         self.variant = widgets.Dropdown(options=es.VARIANTS, layout=wide)
@@ -211,7 +212,7 @@ class Explorer(widgets.VBox):
         self.grids, self.grid = {}, widgets.VBox()
         self.caption = widgets.HTML().add_class("dualtl-title")
         self.bars = widgets.HTML().add_class("dualtl-bars")
-        self.beside_word = widgets.HTML().add_class("dualtl-hint")
+        self.beside_word = widgets.HTML(layout=widgets.Layout(min_height="22px")).add_class("dualtl-hint")
 
         self.where = widgets.Button(description="Where does covering matter?", layout=fit)
         self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px"))
@@ -411,7 +412,8 @@ class Explorer(widgets.VBox):
         try:
             same = state.other == state.model
             picture = self.projection.value if same else es.png(self.studio.projection_picture(state, state.other))
-            self.beside.value, self.beside_word.value = picture, ""
+            self.beside.value = picture
+            self.beside_word.value = "" if self.studio.speaks(state, state.other) else "This map is silent there."
         except Missing as missing:
             self.beside.value = es.png(np.zeros((es.SIDE, es.SIDE, 3), np.uint8))
             self.beside_word.value = html.escape(str(missing))

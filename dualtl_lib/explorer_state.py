@@ -170,9 +170,9 @@ class Studio:
             image = occlusion.cover(image, region)
         return occlusion.cover_box(image, _fractions(state.box)) if state.box else image
 
-    def maps(self, state: State) -> Tensor:
-        """The layer's feature maps, float32 [C, H, W]."""
-        return self.net(state.model, state.variant).feature_maps(self.image(state), state.layer)[0]
+    def maps(self, state: State, model: str | None = None) -> Tensor:
+        """The layer's feature maps, float32 [C, H, W], in this model or another one."""
+        return self.net(model or state.model, state.variant).feature_maps(self.image(state), state.layer)[0]
 
     def strongest(self, state: State, count: int = 12) -> list[int]:
         """The maps whose strongest neuron speaks loudest for this face, counted from 1."""
@@ -190,9 +190,9 @@ class Studio:
         width = values.shape[1]
         return [(i // width + 1, i % width + 1) for i in order[: state.top].tolist()]
 
-    def speaks(self, state: State) -> bool:
-        """Whether any of the chosen neurons is active; otherwise there is nothing to project."""
-        return state.map is None or bool(self.maps(state)[state.map - 1].any())
+    def speaks(self, state: State, model: str | None = None) -> bool:
+        """Whether the chosen map has an active neuron, in this model or another one: else there is nothing to see."""
+        return state.map is None or bool(self.maps(state, model)[state.map - 1].any())
 
     def projection(self, state: State, model: str | None = None) -> Tensor:
         """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one."""

@@ -154,6 +154,7 @@ CUT = """() => [...document.querySelectorAll('.dualtl-explorer *')].filter(e =>
 def fits(page, name: str, tmp_path: Path) -> None:
     """Nothing is cut off at any width. Screenshots, where they were asked for."""
     before = page.viewport_size
+    page.evaluate("document.querySelector('.dualtl-explorer').scrollIntoView()")
     folder = Path(os.environ.get("DUALTL_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     for width in WIDTHS:
@@ -247,6 +248,9 @@ def _move_everything(page, site: Site, state: State) -> State:
     press(page, "map", "Home")
     press(page, "map", "ArrowRight")
     state = replace(state, map=2)
+    shows(page, site, state)
+    page.locator(".dualtl-all input").click()
+    state = replace(state, top=10)
     shows(page, site, state)
     press(page, "top", "Home")
     state = replace(state, top=1)
