@@ -47,7 +47,8 @@ STYLE = """<style>
 .dualtl-layer .widget-toggle-button, .dualtl-strong .widget-toggle-button {padding: 0 2px}
 .dualtl-code pre {margin: 0; padding: 6px; border: 1px solid #8888}
 .dualtl-code pre {font: 12px/1.35 monospace; overflow-x: auto; user-select: text}
-.dualtl-bars table {border-collapse: collapse; line-height: 1.2; width: 100%}
+.dualtl-explorer .jupyter-widgets .widget-html-content {line-height: 1.3}
+.dualtl-bars table {border-collapse: collapse; width: 100%}
 .dualtl-bars td {padding: 1px 4px; white-space: nowrap}
 .dualtl-bars td:nth-child(2) {width: 100%}
 .dualtl-bars i {display: block; height: 8px; background: #1f6fb4}
@@ -182,8 +183,20 @@ class Explorer(widgets.VBox):
     # -- the page
 
     def _build(self) -> None:
-        layers = self.studio.layers()
-        wide, fit = widgets.Layout(width="auto"), widgets.Layout(width="auto", flex="0 0 auto", align_self="flex-start")
+        self._make_controls()
+        self._make_shown()
+        for name in (
+            "strip", "upload", "model", "other", "layer", "map", "number", "every", "strong", "all", "top", "row",
+            "column", "variant", "boxed", "face", "projection", "beside", "drops", "caption", "sheet", "save", "code",
+        ):  # fmt: skip
+            getattr(self, name).add_class(f"dualtl-{name}")
+        self._connect()
+        parts = [self._controls(), self._more(), self._pictures()]  # in the order of the tab key
+        page = widgets.GridBox(parts).add_class("dualtl-page")
+        self.children = [widgets.HTML(STYLE), self._faces(), self.message, self.caption, page]
+
+    def _make_controls(self) -> None:
+        layers, wide = self.studio.layers(), widgets.Layout(width="auto")
         self.strip = widgets.VBox(layout=widgets.Layout(max_width="100%"))
         self.upload = widgets.FileUpload(accept=".jpg,.jpeg,.png", description="Your picture", tooltip="jpg or png")
         self.model = widgets.Dropdown(options=list(es.MODELS), layout=wide)
@@ -198,13 +211,17 @@ class Explorer(widgets.VBox):
         self.all = widgets.Checkbox(description="all neurons", indent=False)
         self.row, self.column = (_slider(word, 0, 13) for word in ("row", "column"))
         self.variant = widgets.Dropdown(options=es.VARIANTS, layout=wide)
-        self.regions = {name: widgets.ToggleButton(description=name, layout=fit) for name in occlusion.REGIONS}
+        self.regions = {name: widgets.ToggleButton(description=name, layout=_fit()) for name in occlusion.REGIONS}
         self.boxed = widgets.Checkbox(description="a box of your own", indent=False)
         edges = {"left": 0, "top": 0, "width": 1, "height": 1}
-        self.box = [_slider(word, least, es.SIDE) for word, least in edges.items()]
+        self.box = [_slider(word, least, es.SIDE).add_class(f"dualtl-box-{word}") for word, least in edges.items()]
         for slider, value in zip(self.box, BOX, strict=True):
             slider.value = value
+        self.where = widgets.Button(description="Where does covering matter?", layout=_fit())
+        self.sheet_open = widgets.ToggleButton(description="Contact sheet", layout=_fit())
+        self.save = widgets.Button(description="Save as PNG", layout=_fit())
 
+    def _make_shown(self) -> None:
         self.face, self.projection, self.beside, self.drops = (
             widgets.Image(format="png").add_class("dualtl-picture") for _ in range(4)
         )
@@ -213,25 +230,11 @@ class Explorer(widgets.VBox):
         self.caption = widgets.HTML().add_class("dualtl-title")
         self.bars = widgets.HTML().add_class("dualtl-bars")
         self.beside_word = widgets.HTML(layout=widgets.Layout(min_height="22px")).add_class("dualtl-hint")
-
-        self.where = widgets.Button(description="Where does covering matter?", layout=fit)
         self.progress = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="200px"))
         self.drops_word = widgets.HTML().add_class("dualtl-hint")
         self.sheet = widgets.VBox(layout=widgets.Layout(max_height="520px", overflow="auto"))
-        self.sheet_open = widgets.ToggleButton(description="Contact sheet", layout=fit)
-        self.save = widgets.Button(description="Save as PNG", layout=fit)
         self.saved = widgets.HTML()
-        self.code = widgets.HTML().add_class("dualtl-code")
-
-        for name in (
-            "strip", "upload", "model", "other", "layer", "map", "number", "every", "strong", "all", "top", "row",
-            "column", "variant", "boxed", "face", "projection", "beside", "drops", "caption", "sheet", "save", "code",
-        ):  # fmt: skip
-            getattr(self, name).add_class(f"dualtl-{name}")
-        self._connect()
-        parts = [self._controls(), self._more(), self._pictures()]  # in the order of the tab key
-        page = widgets.GridBox(parts).add_class("dualtl-page")
-        self.children = [widgets.HTML(STYLE), self._faces(), self.message, self.caption, page]
+        self.code = widgets.HTML()
 
     def _faces(self) -> widgets.Widget:
         hint = "Click one, or upload a jpg or png of up to 10 MB: its face is cut out, and nothing of it is kept."
@@ -525,6 +528,11 @@ def _control(title: str, hint: str, *parts: widgets.Widget) -> widgets.VBox:
 
 def _panel(place: int, title: str, hint: str, *parts: widgets.Widget) -> widgets.VBox:
     return widgets.VBox([_words(title, hint), *parts], layout=widgets.Layout(order=str(place)))
+
+
+def _fit() -> widgets.Layout:
+    """As wide as its words."""
+    return widgets.Layout(width="auto", flex="0 0 auto", align_self="flex-start")
 
 
 def _slider(word: str, least: int, most: int) -> widgets.IntSlider:

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from test_explorer import write_faces, write_models
 
-from dualtl_lib import explorer_state, materials, runs
+from dualtl_lib import explorer_state, materials, occlusion, runs
 from dualtl_lib.explorer_state import State, Studio
 from dualtl_lib.faces import anatomy, synthetic
 
@@ -249,6 +249,10 @@ def _move_everything(page, site: Site, state: State) -> State:
     press(page, "map", "ArrowRight")
     state = replace(state, map=2)
     shows(page, site, state)
+    page.locator(".dualtl-number input").fill("3")
+    page.locator(".dualtl-number input").press("Enter")
+    state = replace(state, map=3)
+    shows(page, site, state)
     page.locator(".dualtl-all input").click()
     state = replace(state, top=10)
     shows(page, site, state)
@@ -283,16 +287,30 @@ def _move_everything(page, site: Site, state: State) -> State:
     shows(page, site, state)
     page.locator(".dualtl-every input").click()
     state = replace(state, map=loudest)
-    page.locator(".dualtl-strip button").nth(3).click()
+    page.locator(".dualtl-strip button").nth(3).press("Space")
     state = replace(state, face=3)
     shows(page, site, state)
+    return _cover(page, site, state)
+
+
+def _cover(page, site: Site, state: State) -> State:
+    """Each region, and a box."""
+    for name in occlusion.REGIONS:
+        region = page.get_by_role("button", name=name, exact=True)
+        region.click()
+        shows(page, site, replace(state, regions=(name,)))
+        region.click()
     page.get_by_role("button", name="mouth", exact=True).click()
     page.locator(".dualtl-boxed input").click()
     state = replace(state, regions=("mouth",), box=(70, 90, 90, 60))
     shows(page, site, state)
-    bars = page.locator(".dualtl-bars").inner_text()
+    for side in ("left", "top", "width", "height"):
+        press(page, f"box-{side}", "ArrowRight")
+    state = replace(state, box=(71, 91, 91, 61))
+    shows(page, site, state)
     for name, (before, after) in site.studio.probabilities(state).items():
-        assert name in bars and f"{100 * before:.0f} % → {100 * after:.0f} %" in bars
+        row = page.locator(".dualtl-bars tr", has_text=name)
+        row.filter(has_text=f"{100 * before:.0f} % → {100 * after:.0f} %").wait_for()
     return state
 
 
