@@ -259,7 +259,7 @@ class Explorer(widgets.VBox):
     def _pictures(self) -> widgets.Widget:
         """The feature map, third to the eye, is last for the tab key, which stops at each of its cells."""
         face = _panel(1, "The face", "Yellow: what the strongest see.", self.face)
-        drawn = _panel(2, "What they draw", "The chosen neurons, projected back.", self.projection)
+        drawn = _panel(2, "What they draw", "The neurons, projected back.", self.projection)
         heat = _panel(3, "Feature map", "Bright: it speaks. Click to pick.", self.grid)
         same = _panel(4, "The same elsewhere", "As another model draws it.", self.beside, self.other, self.beside_word)
         bars = _panel(5, "Expression", "Softmax. Blue: as it is; red: covered.", self.bars)
@@ -423,8 +423,8 @@ class Explorer(widgets.VBox):
 
     def _draw_words(self, state: State) -> None:
         title, silent = self.studio.title(state), "" if self.studio.speaks(state) else "silent for this face · "
-        faces = f"{self.studio.run.title}, {self.studio.names[state.face]}"
-        self.caption.value = html.escape(f"{title} · {silent}{faces}")
+        own = "your picture" if state.face >= len(self.studio.rows) else self.studio.run.title
+        self.caption.value = html.escape(f"{title} · {silent}{own}, {self.studio.names[state.face]}")
         self.code.value = f"<pre>{html.escape(self.studio.code(state))}</pre>"
         if self._tried not in (None, state.shown):
             self.drops_word.value = "This is of the face as it was before; press again for this one."

@@ -453,6 +453,7 @@ def test_upload_in_the_page(explorer):
     upload(file.getvalue())
     assert explorer.state.face == len(explorer.studio.faces) - 1
     same_as_library(explorer)
+    assert "your picture, me&lt;b&gt;.png" in explorer.caption.value and "synthetic" not in explorer.caption.value
 
 
 def test_save_in_the_page(explorer):
