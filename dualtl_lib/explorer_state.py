@@ -7,8 +7,10 @@
 import contextlib
 import io
 import json
+import tempfile
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +32,7 @@ MODELS = {  # what a person picks, and the trained model of the run behind it
 AS_LOADED, LAST = next(iter(MODELS)), MODELS["after the second transfer"]
 VARIANTS = {"the paper's": "paper", "Zeiler and Fergus": "zeiler", "guided": "guided", "gradient": "gradient"}
 TOP = 50  # the most neurons of a map that the slider picks
-STRIP = 12  # faces on the strip
+STRIP, UPLOADS = 12, 3  # faces on the strip: of the run, and the newest of a person's own
 OUTLINES = 10  # the most receptive fields drawn
 THUMB = 80  # pixels, the side of a picture on the strip and on the contact sheet
 SHEET_COLUMNS = 12
@@ -63,9 +65,18 @@ class State:
     def covered(self) -> bool:
         return bool(self.regions or self.box)
 
+    @property
+    def shown(self) -> tuple:
+        """All that decides what the networks are shown."""
+        return self.face, self.regions, self.box
+
 
 class Missing(Exception):
     """Something that a person asked for is not here; the message says what to do."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints in place of a traceback."""
+        return [str(self)]
 
 
 class Studio:
@@ -77,7 +88,7 @@ class Studio:
         self.rows = _chosen(self.data, run.seed)
         self.faces = [torch.as_tensor(np.asarray(self.data.images[int(i)])) for i in self.rows]
         self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
-        self._trained, self._nets = {}, {}
+        self._trained, self._nets, self._judged = {}, {}, {}
 
     # -- what is there to choose from
 
@@ -113,6 +124,18 @@ class Studio:
         """Layers and their number of maps."""
         return {layer.name: layer.maps for layer in self.trunk(AS_LOADED).layers}
 
+    def opening(self) -> State:
+        """Something worth seeing: the loudest map of conv4, which draws a face, with the best model there is."""
+        best = AS_LOADED
+        for model in MODELS:
+            try:
+                self.trunk(model)
+            except Missing:
+                break
+            best = model
+        state = State(model=best, layer="conv4")
+        return replace(state, map=self.strongest(state)[0])
+
     def fitting(self, state: State) -> State:
         """The nearest state that exists: a map within its layer, a neuron within its map, a box within the face."""
         shapes = self.net(state.model, state.variant).shapes
@@ -125,12 +148,18 @@ class Studio:
         face = min(max(state.face, 0), len(self.faces) - 1)
         return replace(state, layer=layer, map=number, top=top, neuron=neuron, face=face, box=_inside(state.box))
 
-    def add_face(self, content: bytes, name: str) -> int:
-        """Take in a picture file of any size, find the face and cut it out; its index. Raises Missing if it is no
-        picture."""
-        self.faces.append(torch.from_numpy(read_face(content, name)))
+    def add_face(self, content: bytes, name: str) -> tuple[int, str]:
+        """Take in a picture file of any size, find the face and cut it out; its index, and what has to be said about
+        it ("" where nothing). Raises Missing if it is no picture."""
+        found = read_face(content, name)
+        self.faces.append(torch.from_numpy(found.pixels))
         self.names.append(name)
-        return len(self.faces) - 1
+        return len(self.faces) - 1, found.note
+
+    def on_strip(self) -> list[int]:
+        """The faces to choose from: the run's, then the newest uploaded ones."""
+        own, everyone = len(self.rows), len(self.faces)
+        return [*range(own), *range(max(own, everyone - UPLOADS), everyone)]
 
     # -- what the library computes
 
@@ -139,14 +168,11 @@ class Studio:
         image = self.faces[state.face][None].clone()
         for region in state.regions:
             image = occlusion.cover(image, region)
-        if state.box:
-            x, y, width, height = state.box
-            image[:, :, y : y + height, x : x + width] = 0
-        return image
+        return occlusion.cover_box(image, _fractions(state.box)) if state.box else image
 
-    def maps(self, state: State) -> Tensor:
-        """The layer's feature maps, float32 [C, H, W]."""
-        return self.net(state.model, state.variant).feature_maps(self.image(state), state.layer)[0]
+    def maps(self, state: State, model: str | None = None) -> Tensor:
+        """The layer's feature maps, float32 [C, H, W], in this model or another one."""
+        return self.net(model or state.model, state.variant).feature_maps(self.image(state), state.layer)[0]
 
     def strongest(self, state: State, count: int = 12) -> list[int]:
         """The maps whose strongest neuron speaks loudest for this face, counted from 1."""
@@ -162,7 +188,11 @@ class Studio:
         values = self.maps(state)[state.map - 1]
         order = values.flatten().argsort(descending=True, stable=True)[: int((values > 0).sum())]
         width = values.shape[1]
-        return [(int(i) // width + 1, int(i) % width + 1) for i in order[: state.top]]
+        return [(i // width + 1, i % width + 1) for i in order[: state.top].tolist()]
+
+    def speaks(self, state: State, model: str | None = None) -> bool:
+        """Whether the chosen map has an active neuron, in this model or another one: else there is nothing to see."""
+        return state.map is None or bool(self.maps(state, model)[state.map - 1].any())
 
     def projection(self, state: State, model: str | None = None) -> Tensor:
         """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one."""
@@ -179,9 +209,12 @@ class Studio:
     def probabilities(self, state: State) -> dict[str, tuple[float, float]]:
         """Softmax of the second transfer's scores by expression, (uncovered, covered). Raises Missing without it."""
         model = self.trained(LAST)
-        images = torch.cat([self.faces[state.face][None], self.image(state)])
-        before, after = model(images).softmax(1).tolist()
-        return dict(zip(model.classes, zip(before, after, strict=True), strict=True))
+        if (found := self._judged.get(state.shown)) is None:
+            images = torch.cat([self.faces[state.face][None], self.image(state)])
+            before, after = model(images).softmax(1).tolist()
+            found = dict(zip(model.classes, zip(before, after, strict=True), strict=True))
+            self._judged = {state.shown: found}  # the last only: a moving map leaves the face alone
+        return found
 
     @torch.no_grad()
     def sensitivity(self, state: State, side: int = 48, step: int = 18) -> Iterator[tuple[float, np.ndarray]]:
@@ -197,9 +230,7 @@ class Studio:
         places = list(range(0, SIDE - side + 1, step))
         drops = np.zeros((len(places), len(places)), np.float32)
         for row, y in enumerate(places):
-            images = image.repeat(len(places), 1, 1, 1)
-            for covered, x in zip(images, places, strict=True):
-                covered[:, y : y + side, x : x + side] = 0
+            images = torch.cat([occlusion.cover_box(image, _fractions((x, y, side, side))) for x in places])
             drops[row] = (whole[target] - model(images).softmax(1)[:, target]).numpy()
             yield (row + 1) / len(places), drops.copy()
 
@@ -232,8 +263,8 @@ class Studio:
         return rows.transpose(0, 2, 1, 3, 4).reshape(-1, SHEET_COLUMNS * THUMB, 3)
 
     def strip(self) -> np.ndarray:
-        """The faces side by side."""
-        small = [Image.fromarray(figures.picture(f)).resize((THUMB, THUMB)) for f in self.faces[:STRIP]]
+        """The faces to choose from side by side."""
+        small = [Image.fromarray(figures.picture(self.faces[i])).resize((THUMB, THUMB)) for i in self.on_strip()]
         return np.concatenate([np.asarray(s) for s in small], axis=1)
 
     # -- words
@@ -254,7 +285,7 @@ class Studio:
         if state.face < len(self.rows):
             face = f"torch.as_tensor(materials.ckplus(run).images[{int(self.rows[state.face])}])[None]"
         else:
-            face = f"torch.from_numpy(read_face(open({self.names[state.face]!r}, 'rb').read(), 'mine'))[None]"
+            face = f"torch.from_numpy(read_face(open({self.names[state.face]!r}, 'rb').read(), 'mine').pixels)[None]"
         name = MODELS[state.model]
         trunk = "materials.trunk(run)" if name is None else f'materials.model(run, "{name}").trunk'
         arguments = "".join(f", {key}={value!r}" for key, value in self.choice(state).items() if value is not None)
@@ -265,7 +296,8 @@ class Studio:
         lines += [f'face = occlusion.cover(face, "{region}")' for region in state.regions]
         if state.box:
             x, y, width, height = state.box
-            lines.append(f"face[:, :, {y}:{y + height}, {x}:{x + width}] = 0")
+            edges = f"{x} / {SIDE}, {y} / {SIDE}, {x + width} / {SIDE}, {y + height} / {SIDE}"
+            lines.append(f"face = occlusion.cover_box(face, ({edges}))")
         lines += [
             f"trunk = {trunk}",
             f'net = deconvnet.Deconvnet(trunk, variant="{state.variant}")',
@@ -305,16 +337,25 @@ def settings(path: str | Path) -> State:
     return State(**values)
 
 
-def read_face(content: bytes, name: str) -> np.ndarray:
-    """The face in a picture file, uint8 [3, 227, 227]; the centre square where none is found. Raises Missing."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as file:
-            if file.width * file.height > PIXELS:
-                raise Missing(f"{name} has {file.width} x {file.height} pixels; make it smaller than 50 million")
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Missing(f"{name} is no picture that can be read; choose a whole .jpg or .png file") from error
-    return np.array(crop.resize(picture, crop.face_box(picture)))
+def read_face(content: bytes, name: str) -> crop.Cut:
+    """The face in a jpg or png file as uint8 [3, 227, 227], and what has to be said about it. Raises Missing.
+
+    The centre square where no face is found, or several are.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+        path = Path(folder) / "upload"
+        path.write_bytes(content)
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as picture:
+                width, height = picture.size
+            if width * height > PIXELS:
+                raise Missing(f"{name} has {width} x {height} pixels; make it smaller than 50 million")
+            found = crop.cut(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            why = f" ({error})" if type(error) is ValueError else ""
+            raise Missing(f"{name} is no picture that can be read{why}; choose a whole .jpg or .png file") from error
+    return found._replace(pixels=np.array(found.pixels))
 
 
 def receptive_field(trunk: caffenet.Trunk, layer: str, row: int, column: int) -> tuple[int, int, int, int]:
@@ -363,9 +404,9 @@ def tile(projection: Tensor) -> np.ndarray:
 
 
 def png(picture: np.ndarray, about: PngImagePlugin.PngInfo | None = None) -> bytes:
-    """uint8 [H, W, 3] -> a PNG file. Little compression, since speed matters more here."""
+    """uint8 [H, W, 3] -> a PNG file. Runs of equal bytes are all that is looked for, since speed matters more here."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1, pnginfo=about)
+    Image.fromarray(picture).save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=about)
     return file.getvalue()
 
 
@@ -399,3 +440,9 @@ def _inside(box: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] 
     x, y, width, height = (int(v) for v in box)
     width, height = min(max(width, 1), SIDE), min(max(height, 1), SIDE)
     return min(max(x, 0), SIDE - width), min(max(y, 0), SIDE - height), width, height
+
+
+def _fractions(box: tuple[int, int, int, int]) -> occlusion.Box:
+    """A box (x, y, width, height) in pixels as its edges (left, top, right, bottom) in fractions of the face."""
+    x, y, width, height = box
+    return x / SIDE, y / SIDE, (x + width) / SIDE, (y + height) / SIDE

@@ -2,20 +2,22 @@
 
 import io
 import json
+import re
 import threading
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dualtl_lib import caffenet, deconvnet, explorer_state, figures, materials, occlusion, paper, runs, weights
-from dualtl_lib.explorer import Explorer, Latest
+from dualtl_lib.explorer import BOX, Explorer, Latest
 from dualtl_lib.explorer_state import MODELS, VARIANTS, Missing, State, Studio
-from dualtl_lib.faces import anatomy, splits, synthetic
+from dualtl_lib.faces import anatomy, crop, splits, synthetic
 
 LAYERS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
 REGIONS = tuple(name for name in occlusion.REGIONS if name != "none")
@@ -118,7 +120,9 @@ def test_code_makes_the_same_picture(studio, name):
 def test_code_of_an_uploaded_face(studio, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.full((300, 200, 3), 90, np.uint8)).save("me.png")
-    state, made = State(face=studio.add_face(Path("me.png").read_bytes(), "me.png"), layer="conv1"), {}
+    face, note = studio.add_face(Path("me.png").read_bytes(), "me.png")
+    state, made = State(face=face, layer="conv1"), {}
+    assert note == "no face found"
     exec(studio.code(state), made)
     assert torch.equal(made["projection"][0], studio.projection(state))
 
@@ -262,14 +266,42 @@ def test_upload_of_too_many_pixels():
         explorer_state.read_face(file.getvalue(), "big.png")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (50, 400), (640, 490)])
+@pytest.mark.parametrize("size", [(16, 20), (50, 400), (640, 490)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_upload_of_any_size(size, kind, mode):
     file = io.BytesIO()
     Image.new(mode, size, 77).save(file, kind)
     face = explorer_state.read_face(file.getvalue(), "me")
-    assert face.shape == (3, 227, 227) and face.dtype == np.uint8
+    assert face.pixels.shape == (3, 227, 227) and face.pixels.dtype == np.uint8
+    assert face.note == "no face found"
+
+
+def test_upload_of_a_face_in_a_larger_picture(studio):
+    """It is found and cut out, and offered on the strip; of many the newest."""
+    rng = np.random.default_rng(4)
+    units = anatomy.EXPRESSIONS["happy"].draw(rng)
+    portrait, _ = synthetic.face(anatomy.Identity.draw(rng), units, size=(400, 400))
+    picture = np.full((600, 900, 3), 128, np.uint8)
+    picture[150:550, 450:850] = portrait
+    file, own = io.BytesIO(), list(range(len(studio.rows)))
+    Image.fromarray(picture).save(file, "PNG")
+    for _ in range(explorer_state.UPLOADS + 1):
+        face, note = studio.add_face(file.getvalue(), "me.png")
+        assert note == ""
+    x, y, side = crop.face_box(Image.fromarray(picture))
+    assert min(x - 450, y - 150, 850 - x - side, 550 - y - side) > 0
+    cut = crop.resize(Image.fromarray(picture), (x, y, side))
+    assert np.array_equal(studio.faces[face].numpy(), cut)
+    assert studio.on_strip() == [*own, *range(face + 1 - explorer_state.UPLOADS, face + 1)]
+    assert studio.strip().shape[1] == explorer_state.THUMB * (len(own) + explorer_state.UPLOADS)
+
+
+def test_a_silent_map_is_said_to_be(studio):
+    peaks = studio.maps(State(layer="conv3")).amax((1, 2))
+    silent, loud = int(peaks.argmin()) + 1, int(peaks.argmax()) + 1
+    assert peaks.min() == 0
+    assert [studio.speaks(State(layer="conv3", map=m)) for m in (silent, loud, None)] == [False, True, True]
 
 
 def test_state_is_moved_to_what_exists(studio):
@@ -293,7 +325,7 @@ def explorer(studio) -> Explorer:
 
 
 def settled(explorer: Explorer) -> Explorer:
-    assert explorer.quick.wait() and explorer.slow.wait()
+    assert explorer.wait()
     return explorer
 
 
@@ -314,8 +346,10 @@ def same_as_library(explorer: Explorer) -> None:
 def test_it_opens_on_something(explorer):
     same_as_library(explorer)
     assert explorer.state.model == "after the second transfer"
+    assert explorer.state.map == explorer.studio.strongest(explorer.state)[0]
     assert shown(explorer.projection).max() == 255
     assert all(i.layout.display is None for i in (explorer.face, explorer.projection, explorer.beside))
+    assert tuple(slider.value for slider in explorer.box) == BOX
     assert explorer.drops.layout.display == "none"
 
 
@@ -396,7 +430,12 @@ def test_where_button(explorer):
     explorer.show(State())
     explorer.where.click()
     assert settled(explorer).progress.value == 1
-    assert explorer.drops.layout.display == "" and "Largest drop" in explorer.drops_word.value
+    assert explorer.drops.layout.display is None and "Largest drop" in explorer.drops_word.value
+    explorer.map.value = 5
+    assert "Largest drop" in settled(explorer).drops_word.value
+    explorer.regions["eyes"].value = True
+    assert "press again" in settled(explorer).drops_word.value
+    explorer.regions["eyes"].value = False
 
 
 def test_upload_in_the_page(explorer):
@@ -414,6 +453,7 @@ def test_upload_in_the_page(explorer):
     upload(file.getvalue())
     assert explorer.state.face == len(explorer.studio.faces) - 1
     same_as_library(explorer)
+    assert "your picture, me&lt;b&gt;.png" in explorer.caption.value and "synthetic" not in explorer.caption.value
 
 
 def test_save_in_the_page(explorer):
@@ -437,9 +477,37 @@ def test_without_trained_models_it_says_what_makes_them(studio, folder, monkeypa
     assert explorer.state.model == explorer.model.value == explorer_state.AS_LOADED
 
 
-def test_a_run_that_cannot_be_opened_says_so(studio):
-    explorer = Explorer(replace(studio.run, ckplus="no/such/folder"))
-    assert "no/such/folder" in explorer.message.value and explorer.message in explorer.children
+@pytest.mark.parametrize(
+    ("run", "changes", "word"),
+    [
+        ("nobody", {}, "embedded"),
+        ("embedded", {"ckplus": "no/such/folder"}, "no/such/folder"),
+        ("embedded", {"ckplus": __file__}, "test_explorer.py"),
+        ("embedded", {"weights": "no_such_weights"}, "no_such_weights"),
+        ("embedded", {"weights": 5}, "weights"),
+        ("embedded", {"seed": "three"}, "seed"),
+    ],
+)
+def test_a_run_that_cannot_be_opened_says_so(studio, run, changes, word):
+    explorer = Explorer(run, **({"ckplus": studio.run.ckplus} | changes))
+    assert word in explorer.message.value and explorer.message in explorer.children
+    with pytest.raises(Missing) as error:
+        explorer.studio  # noqa: B018
+    assert word in error.value._render_traceback_()[0]
+
+
+def test_only_standard_widgets_are_used(explorer):
+    """VS Code, and pages that trust nobody, run no JavaScript but ipywidgets' own."""
+    explorer.sheet_open.value = True
+    found, waiting = set(), [settled(explorer)]
+    while waiting:
+        widget = waiting.pop()
+        found.add(type(widget)._model_module.default_value)
+        waiting += getattr(widget, "children", ())
+        if isinstance(widget, widgets.HTML):
+            assert "<script" not in widget.value and not re.search(r"\son\w+\s*=", widget.value)
+    explorer.sheet_open.value = False
+    assert found == {"@jupyter-widgets/controls"}
 
 
 def test_latest_skips_what_is_overtaken():
