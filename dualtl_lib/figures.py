@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from . import paper, runs, tables
 from .deconvnet import Deconvnet
@@ -203,6 +202,8 @@ def variants(trunk, image: Tensor, layers: Sequence[str], title: str) -> plt.Fig
 
 def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: str) -> plt.Figure:
     """For one map of each layer its nine strongest patches of all images, and each projected (Zeiler and Fergus)."""
+    from torchvision.utils import make_grid  # here, since it takes six seconds
+
     fig, axes = plt.subplots(2, len(chosen), figsize=(PAGE, 2 * PAGE / len(chosen) + 0.7))
     fig.suptitle(title)
     for (above, below), (layer, number) in zip(axes.T, chosen.items(), strict=True):

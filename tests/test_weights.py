@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torchvision.models import alexnet
+from torchvision.models import AlexNet_Weights, alexnet
 
 from dualtl_lib import __main__ as command
 from dualtl_lib import caffenet, download, weights
@@ -192,8 +192,10 @@ def _features(trunk: Trunk) -> dict:
 
 def test_torchvisions_transform_is_its_enums():
     picture = torch.randint(0, 256, (1, 3, 227, 227), dtype=torch.uint8)
-    theirs = weights.AlexNet_Weights.IMAGENET1K_V1.transforms(crop_size=227, resize_size=227)(picture)
+    enum = AlexNet_Weights.IMAGENET1K_V1
+    theirs = enum.transforms(crop_size=227, resize_size=227)(picture)
     torch.testing.assert_close(weights.TORCHVISION_TRANSFORM(picture), theirs, rtol=1e-5, atol=1e-5)
+    assert weights.SOURCES["torchvision-alexnet"].url == enum.url
 
 
 @pytest.mark.parametrize("double", [False, True])
