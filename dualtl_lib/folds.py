@@ -14,7 +14,6 @@ from scipy import stats
 
 from . import caffenet, evaluation, faces, materials, paper, runs, sweep, tables, training
 from .faces import splits
-from .prefix import Prefix
 
 
 def parts(run: runs.Run, job: sweep.Job) -> tuple[faces.CKPlus, splits.Split]:
@@ -81,9 +80,8 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
         cache_folder=run.path / "cache",
         skip_dead_tail=True,
     )
-    features = Prefix(model, test, folder=run.path / "cache")
     skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}
-    return model, evaluation.predict(model, test, features=features), skipped
+    return model, materials.predict(run, model, test), skipped
 
 
 def answers(run: runs.Run) -> pd.DataFrame | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
 from .faces import splits
+from .prefix import Prefix
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
 FOLDS = 5  # people kept apart; the notebooks train on the first fold
@@ -139,8 +140,14 @@ def truth(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict[str,
 
 
 def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.ExpressionNet:
-    """The trained model of Fig. 14 or 18 whose test images a protocol held back."""
-    return model(run, f"ckplus_fig{figure}" + ("_people" if protocol == "people" else ""))
+    """The trained model of Fig. 14 or 18 whose test images a protocol held back; frozen is what was frozen."""
+    net = model(run, f"ckplus_fig{figure}" + ("_people" if protocol == "people" else ""))
+    return net.freeze("conv1", "conv2") if figure == 14 else net.freeze(*(layer.name for layer in net.trunk.layers))
+
+
+def predict(run: runs.Run, net: caffenet.ExpressionNet, test: faces.CKPlus) -> Tensor:
+    """evaluation.predict, going on from what training has kept of the frozen layers: int64 [N]."""
+    return evaluation.predict(net, test, features=Prefix(net, test, folder=run.path / "cache"))
 
 
 def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict) -> dict[str, dict[str, Tensor]]:
@@ -149,8 +156,8 @@ def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict)
     for protocol, split in by_protocol.items():
         test = data.subset(split.test)
         found[protocol] = {
-            tables.FIG14: evaluation.predict(expression_model(run, protocol, 14), test),
-            tables.FIG18: evaluation.predict(expression_model(run, protocol, 18), test),
+            tables.FIG14: predict(run, expression_model(run, protocol, 14), test),
+            tables.FIG18: predict(run, expression_model(run, protocol, 18), test),
             tables.SVM: evaluation.linear_svm(data.subset(split.train), test),
         }
     return found
