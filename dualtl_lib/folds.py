@@ -47,7 +47,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     _, predicted18, skipped18 = _trained(run, job, fig14.trunk, train, test, 18)
     predicted, covered = {tables.FIG14: predicted14, tables.FIG18: predicted18}, {}
     if job.start == "dual":
-        covered = materials.covered_predictions(fig14, test)
+        covered = materials.covered_predictions(run, fig14, test)
         predicted[tables.SVM] = evaluation.linear_svm(train, test, seed=job.seed)  # the same whatever the start
     content = {
         "job": job._asdict(),

@@ -166,18 +166,19 @@ def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict)
 def occlusion_predictions(run: runs.Run, data, by_protocol: dict, value: int = 0) -> dict[str, dict[str, Tensor]]:
     """What the model of Fig. 14 says of the covered test images [N], by protocol and region (Table 6)."""
     return {
-        protocol: covered_predictions(expression_model(run, protocol, 14), data.subset(split.test), value)
+        protocol: covered_predictions(run, expression_model(run, protocol, 14), data.subset(split.test), value)
         for protocol, split in by_protocol.items()
     }
 
 
-def covered_predictions(model: caffenet.ExpressionNet, test: faces.CKPlus, value: int = 0) -> dict[str, Tensor]:
+def covered_predictions(run: runs.Run, model, test: faces.CKPlus, value: int = 0) -> dict[str, Tensor]:
     """What a model says of test images [N] under each covering of Table 6, "none" among them."""
 
     def covering(region: str):
-        return None if region == "none" else lambda images: occlusion.cover(images, region, value, test.layout)
+        return lambda images: occlusion.cover(images, region, value, test.layout)
 
-    return {region: evaluation.predict(model, test, covering(region)) for region in paper.TABLE6}
+    covered = {region: evaluation.predict(model, test, covering(region)) for region in paper.TABLE6 if region != "none"}
+    return {"none": predict(run, model, test), **covered}
 
 
 def inventory() -> pd.DataFrame:

@@ -72,7 +72,7 @@ def equal(a, b):
 
 def test_recipes_are_the_papers_tables():
     for recipe, table in ((training.CELEBA, paper.TABLE3), (training.CKPLUS, paper.TABLE4)):
-        assert dataclasses.asdict(recipe) == {**table, "loss": "hinge"}
+        assert dataclasses.asdict(recipe) == {**table, "loss": "hinge", "heads_first": 0}
         assert [recipe.rate(t) for t in (0, 999, 1000, 2000)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
 
 
@@ -245,6 +245,21 @@ def test_moved_names_the_layers_that_train():
     moved = training.moved(net, Patterns(), SHORT)
     assert moved == {f"conv{i}": i > 2 for i in range(1, 6)} | {"fc1": True, "fc2": True}
     assert equal(before, state(net))
+
+
+def test_heads_first_is_a_training_with_all_layers_frozen_and_then_one_with_the_rest():
+    recipe = dataclasses.replace(SHORT, max_iter=3, heads_first=10)  # ten of the first rate, which SHORT drops after 8
+    at_once, in_turn = expression_net(), expression_net(frozen=[layer.name for layer in TINY])
+    training.fit(at_once, Patterns(), recipe)
+    training.fit(in_turn, Patterns(), dataclasses.replace(recipe, heads_first=0, stepsize=10, max_iter=10))
+    untouched = expression_net().trunk.state_dict()
+    assert equal(in_turn.trunk.state_dict(), untouched)
+    in_turn.requires_grad_(True).freeze("conv1", "conv2")
+    training.fit(in_turn, Patterns(), dataclasses.replace(recipe, heads_first=0))
+    assert equal(state(at_once), state(in_turn))
+    assert at_once.frozen() == ("conv1", "conv2") and not torch.equal(
+        at_once.trunk.conv3.weight, untouched["conv3.weight"]
+    )
 
 
 def test_same_seed_same_bits_other_seed_others():
@@ -479,7 +494,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def stop_at(path, iteration):
+def stop_at(path, iteration, recipe=SHORT):
     """Leave the checkpoint of a training that was stopped when it had saved this iteration."""
 
     class Stopped(Exception):
@@ -493,7 +508,7 @@ def stop_at(path, iteration):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(training, "Checkpoint", Stops)
-        training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, save_every=0, validation=Patterns())
+        training.fit(expression_net(), Patterns(), recipe, checkpoint=path, save_every=0, validation=Patterns())
 
 
 @pytest.mark.parametrize("iteration", [1, 7, 8, 19])
@@ -504,6 +519,17 @@ def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, iteration
     again = expression_net()
     resumed = training.fit(again, Patterns(), SHORT, validation=Patterns(), checkpoint=tmp_path / "state.safetensors")
     assert resumed == history and equal(state(net), state(again))
+
+
+@pytest.mark.parametrize("iteration", [0, 5])
+def test_heads_that_went_first_do_not_go_again(tmp_path, monkeypatch, iteration):
+    recipe, path = dataclasses.replace(SHORT, heads_first=4), tmp_path / "a.safetensors"
+    whole, resumed = expression_net(), expression_net()
+    training.fit(whole, Patterns(), recipe)
+    stop_at(path, iteration, recipe)
+    monkeypatch.setattr(training, "_fit_heads", lambda *_: pytest.fail("the heads were trained again"))
+    training.fit(resumed, Patterns(), recipe, checkpoint=path)
+    assert equal(state(whole), state(resumed))
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
