@@ -23,7 +23,7 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
     "08_occlusion": ["05_second_transfer"],
     "09_explorer": ["05_second_transfer"],
 }
-ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
+ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core, and others wait for them
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
 TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "evaluation", "occlusion", "folds"]  # what a fold uses
 
@@ -36,6 +36,9 @@ rule all:
     input: [executed(notebook) for notebook in NEEDS]
 
 
+ruleorder: notebook_alone > notebook
+
+
 rule notebook:
     input:
         notebook="notebooks/{notebook}.ipynb",
@@ -44,13 +47,20 @@ rule notebook:
         library=expand("dualtl_lib/{name}.py", name=LIBRARY),
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
-    threads: lambda w: workflow.cores if w.notebook in ALONE else 1
+    threads: 1
     resources:
         mem_mb=6000,
         runtime=240,  # minutes
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
+
+
+use rule notebook as notebook_alone with:
+    wildcard_constraints:
+        notebook="|".join(ALONE)
+    threads: workflow.cores
+    priority: 1
 
 
 # One fold from one start of the run's sweep (config/<run>.yaml); on one core, so that a result does not depend on

@@ -29,7 +29,14 @@ def table2(faces, index: int, train) -> pd.DataFrame:
 
 def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
     """Tables 3 and 4: solver settings, one column per recipe."""
-    return pd.DataFrame({name: asdict(recipe) for name, recipe in by_name.items()}).rename_axis("setting").reset_index()
+
+    def settings(recipe) -> dict:
+        heads = recipe.heads_first
+        first = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
+        return asdict(recipe) | {"heads_first": first}
+
+    table = pd.DataFrame({name: settings(recipe) for name, recipe in by_name.items()})
+    return table.rename_axis("setting").reset_index()
 
 
 def attributes(predicted: Tensor, test, train) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def equal(a, b):
 
 def test_recipes_are_the_papers_tables():
     for recipe, table in ((training.CELEBA, paper.TABLE3), (training.CKPLUS, paper.TABLE4)):
-        assert dataclasses.asdict(recipe) == {**table, "loss": "hinge", "heads_first": 0}
+        assert dataclasses.asdict(recipe) == {**table, "loss": "hinge", "heads_first": None}
         assert [recipe.rate(t) for t in (0, 999, 1000, 2000)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-6])
 
 
@@ -248,14 +248,15 @@ def test_moved_names_the_layers_that_train():
 
 
 def test_heads_first_is_a_training_with_all_layers_frozen_and_then_one_with_the_rest():
-    recipe = dataclasses.replace(SHORT, max_iter=3, heads_first=10)  # ten of the first rate, which SHORT drops after 8
+    heads = dataclasses.replace(SHORT, max_iter=10, batch=5, base_lr=2e-3)
+    recipe = dataclasses.replace(SHORT, max_iter=3, heads_first=heads)
     at_once, in_turn = expression_net(), expression_net(frozen=[layer.name for layer in TINY])
     training.fit(at_once, Patterns(), recipe)
-    training.fit(in_turn, Patterns(), dataclasses.replace(recipe, heads_first=0, stepsize=10, max_iter=10))
+    training.fit(in_turn, Patterns(), heads)
     untouched = expression_net().trunk.state_dict()
     assert equal(in_turn.trunk.state_dict(), untouched)
     in_turn.requires_grad_(True).freeze("conv1", "conv2")
-    training.fit(in_turn, Patterns(), dataclasses.replace(recipe, heads_first=0))
+    training.fit(in_turn, Patterns(), dataclasses.replace(recipe, heads_first=None))
     assert equal(state(at_once), state(in_turn))
     assert at_once.frozen() == ("conv1", "conv2") and not torch.equal(
         at_once.trunk.conv3.weight, untouched["conv3.weight"]
@@ -523,7 +524,10 @@ def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, iteration
 
 @pytest.mark.parametrize("iteration", [0, 5])
 def test_heads_that_went_first_do_not_go_again(tmp_path, monkeypatch, iteration):
-    recipe, path = dataclasses.replace(SHORT, heads_first=4), tmp_path / "a.safetensors"
+    recipe, path = (
+        dataclasses.replace(SHORT, heads_first=dataclasses.replace(SHORT, max_iter=4)),
+        tmp_path / "a.safetensors",
+    )
     whole, resumed = expression_net(), expression_net()
     training.fit(whole, Patterns(), recipe)
     stop_at(path, iteration, recipe)
