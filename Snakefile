@@ -23,7 +23,8 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
     "08_occlusion": ["05_second_transfer"],
     "09_explorer": ["05_second_transfer"],
 }
-ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core, and others wait for them
+ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
+FIRST = [*ALONE, "08_occlusion"]  # what others wait for, and the longest of the others
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
 TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "evaluation", "occlusion", "folds"]  # what a fold uses
 
@@ -36,7 +37,7 @@ rule all:
     input: [executed(notebook) for notebook in NEEDS]
 
 
-ruleorder: notebook_alone > notebook
+ruleorder: notebook_first > notebook
 
 
 rule notebook:
@@ -56,10 +57,10 @@ rule notebook:
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
 
 
-use rule notebook as notebook_alone with:
+use rule notebook as notebook_first with:
     wildcard_constraints:
-        notebook="|".join(ALONE)
-    threads: workflow.cores
+        notebook="|".join(FIRST)
+    threads: lambda w: workflow.cores if w.notebook in ALONE else 1
     priority: 1
 
 

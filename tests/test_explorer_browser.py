@@ -30,6 +30,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium browser, and none is installed")
 PATIENCE = 120  # seconds; a wait that never ends is a failure, not a measure of speed
 MOVES = 100  # of the map slider, over all layers
+REST = 200  # ms between them, in which the last one's other pictures arrive; `_hurry` moves without
 WIDTHS = (1000, 1400, 1900)  # pixels, of the page
 WORD = 30  # seconds; Voila hung at kernel start in 3 of 35 runs, and is then started again
 
@@ -380,17 +381,18 @@ WATCH = """() => {
 
 
 def measure(page) -> np.ndarray:
-    """Milliseconds from a key on the map slider to the new projection, MOVES of them over all layers. A map that
-    draws the same picture as the one before it, as silent maps do, gives no time."""
+    """Milliseconds from a key on the map slider to the new projection, MOVES of them over all layers, each from rest.
+    A map that draws the same picture as the one before it, as silent maps do, gives no time."""
     page.evaluate(WATCH)
+    says = "t => document.querySelector('.dualtl-caption').textContent.includes(t)"
     for layer in ("conv1", "conv2", "conv3", "conv4", "conv5"):
         page.locator(".dualtl-layer button", has_text=layer).click()
         press(page, "map", "Home")
-        page.wait_for_function("t => document.querySelector('.dualtl-caption').innerText.includes(t)", arg="map 1")
+        page.wait_for_function(says, arg="map 1")
         for move in range(MOVES // 5):
+            page.wait_for_timeout(REST)
             press(page, "map", "ArrowRight")
-            done = f"{layer}, all neurons of map {move + 2},"
-            page.wait_for_function("t => document.querySelector('.dualtl-caption').innerText.includes(t)", arg=done)
+            page.wait_for_function(says, arg=f"{layer}, all neurons of map {move + 2},", polling=20)
     return np.array(page.evaluate("window.times"))
 
 
