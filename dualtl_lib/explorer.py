@@ -10,6 +10,7 @@ Moves are drawn by a thread that always takes the newest state (`Latest`), so wh
 import base64
 import html
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from .explorer_state import Missing, State, Studio
 
 FACE, SHEET = 64, 66  # CSS pixels, the side of a face on the strip and of a map on the contact sheet
 BOX = (70, 90, 90, 60)  # where a box of one's own starts
+PAUSE = 0.06  # s for the page to show the first picture before the next ones arrive
 # Wide pages have all but the controls beside them, narrow ones only the pictures.
 STYLE = """<style>
 .dualtl-explorer {container-type: inline-size}
@@ -356,8 +358,11 @@ class Explorer(widgets.VBox):
 
     def _draw(self, state: State, overtaken: Callable[[], bool]) -> None:
         """The picture that a moving hand watches comes first; the rest follows unless something newer waits."""
+        self._draw_projection(state)
+        time.sleep(PAUSE)
+        if overtaken():
+            return
         for stage in (
-            self._draw_projection,
             self._draw_face,
             self._draw_map,
             self._draw_beside,
@@ -371,6 +376,9 @@ class Explorer(widgets.VBox):
                 return
         if self.sheet_open.value:
             self._sheets.ask(state)
+        for _ in self.studio.expect(state):
+            if overtaken():
+                return
 
     def _guarded(self, work: Callable) -> Callable:
         """Work whose failure is said in the page; one that is nobody's wish but a fault goes to the log, too."""

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import io
 import json
 import tempfile
@@ -34,6 +35,7 @@ VARIANTS = {"the paper's": "paper", "Zeiler and Fergus": "zeiler", "guided": "gu
 TOP = 50  # the most neurons of a map that the slider picks
 STRIP, UPLOADS = 12, 3  # faces on the strip: of the run, and the newest of a person's own
 OUTLINES = 10  # the most receptive fields drawn
+KEPT = 16  # projections, 0.6 MB each
 THUMB = 80  # pixels, the side of a picture on the strip and on the contact sheet
 SHEET_COLUMNS = 12
 SIDE = caffenet.SIZE
@@ -89,6 +91,7 @@ class Studio:
         self.faces = [torch.as_tensor(np.asarray(self.data.images[int(i)])) for i in self.rows]
         self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
         self._trained, self._nets, self._judged = {}, {}, {}
+        self._projected = functools.lru_cache(KEPT)(self._project)
 
     # -- what is there to choose from
 
@@ -195,9 +198,20 @@ class Studio:
         return state.map is None or bool(self.maps(state, model)[state.map - 1].any())
 
     def projection(self, state: State, model: str | None = None) -> Tensor:
-        """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one."""
-        net = self.net(model or state.model, state.variant)
+        """The chosen neurons projected back, float32 [3, 227, 227], by this model or another one. To be read only."""
+        return self._projected(replace(state, model=model or state.model, other=AS_LOADED))
+
+    def _project(self, state: State) -> Tensor:
+        net = self.net(state.model, state.variant)
         return net.reconstruct(self.image(state), state.layer, **self.choice(state))[0]
+
+    def expect(self, state: State) -> Iterator[State]:
+        """Where a hand on the map slider goes next, as one asks for them: the projections are then known already."""
+        for number in (state.map + 1, state.map - 1) if state.map else ():
+            if 1 <= number <= self.layers()[state.layer]:
+                after = replace(state, map=number)
+                self.projection(after)
+                yield after
 
     def choice(self, state: State) -> dict:
         """The chosen neurons as arguments of Deconvnet.reconstruct, which counts rows and columns from 0."""
