@@ -33,7 +33,7 @@ def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
     def settings(recipe) -> dict:
         heads = recipe.heads_first
         first = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
-        return asdict(recipe) | {"heads_first": first}
+        return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}"), "heads_first": first}
 
     table = pd.DataFrame({name: settings(recipe) for name, recipe in by_name.items()})
     return table.rename_axis("setting").reset_index()
