@@ -464,6 +464,19 @@ def test_save_in_the_page(explorer):
     assert explorer_state.settings(saved) == explorer.state
 
 
+def test_the_maps_beside_the_chosen_one_are_known_ahead(studio):
+    state = State(layer="conv2", map=5)
+    ahead = list(studio.expect(state))
+    assert [s.map for s in ahead] == [6, 4]
+    computed = studio._projected.cache_info().misses
+    fresh = Studio(studio.run)
+    for s in ahead:
+        assert torch.equal(studio.projection(s), fresh.projection(s))
+    assert studio._projected.cache_info().misses == computed
+    assert [s.map for s in studio.expect(replace(state, map=1))] == [2]
+    assert list(studio.expect(replace(state, map=None))) == []
+
+
 def test_without_trained_models_it_says_what_makes_them(studio, folder, monkeypatch):
     monkeypatch.setattr(runs, "OUTPUT", folder / "nothing trained")
     explorer = Explorer(studio.run)
