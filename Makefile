@@ -18,8 +18,7 @@ reproduce: .venv/installed
 	python -m dualtl_lib summary $(RUN)
 
 # Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed: first those
-# that the others need, which use every core, then the others beside each other, and the explorer in Debian's chromium,
-# which mostly waits; without chromium it is skipped.
+# that the others need, which use every core, then the others two at a time.
 test: export DUALTL_OUTPUT := $(CURDIR)/runs/test
 test: .venv/installed
 	rm -rf runs/test
@@ -27,10 +26,9 @@ test: .venv/installed
 	ruff format --check
 	OMP_NUM_THREADS=1 pytest -n 2 --ignore tests/test_faults.py --ignore tests/test_explorer_browser.py tests
 	pytest -v $(NBVAL) $(ALONE)
-	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile $(NBVAL) tests/test_explorer_browser.py tests/test_faults.py \
-		$(filter-out $(ALONE),$(wildcard notebooks/*.ipynb))
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(NBVAL) $(filter-out $(ALONE),$(wildcard notebooks/*.ipynb)) tests/test_faults.py
 
-# The explorer in a real browser alone, and how long a slider's move takes.
+# The explorer in a real browser, which needs Debian's chromium, and how long a slider's move takes.
 browser: .venv/installed
 	pytest -s tests/test_explorer_browser.py
 
