@@ -116,7 +116,7 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         checkpoint=state,
         cache_folder=run.path / "cache",
         fabric=fabric,
-        validate_every=max(1, recipe.max_iter // 2),  # a look at the validation images costs as much as twenty steps
+        validate_every=max(1, recipe.max_iter // 2),  # a look at the validation images costs many steps
     )
     try:
         history = training.fit(model, data, recipe, **arguments)
