@@ -11,6 +11,10 @@ export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
 
+# nbval reads a cell's messages only when the cell is done. Bars that report ten times a second sent thousands in that
+# time, the queue ran over, and the message that says "done" was lost.
+reproduce test: export TQDM_MININTERVAL = 5
+
 .PHONY: reproduce test browser lab explore bench clean
 
 reproduce: .venv/installed

@@ -193,7 +193,8 @@ def fit(
             history["validated"].append(t + 1)
             history["validation"].append(_accuracy(model, validation_maps, validation.targets, precision))
         if t % 10 == 0 or t + 1 == recipe.max_iter:
-            bar.set_postfix(loss=f"{value:.3f}", accuracy=", ".join(f"{a:.3f}" for a in history["validation"][-1:]))
+            accuracy = ", ".join(f"{a:.3f}" for a in history["validation"][-1:])
+            bar.set_postfix(loss=f"{value:.3f}", accuracy=accuracy, refresh=False)
         if skip_dead_tail and (t + 1) % recipe.stepsize == 0 and t + 1 < recipe.max_iter:
             movement = max(furthest(solver, recipe, t + 1).values())
             if movement <= DEAD:
