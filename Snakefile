@@ -24,7 +24,7 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
     "09_explorer": ["05_second_transfer"],
 }
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
-FIRST = [*ALONE, "08_occlusion"]  # what others wait for, and the longest of the others
+LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
 TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "evaluation", "occlusion", "folds"]  # what a fold uses
 
@@ -37,7 +37,7 @@ rule all:
     input: [executed(notebook) for notebook in NEEDS]
 
 
-ruleorder: notebook_first > notebook
+ruleorder: notebook_alone > notebook_long > notebook
 
 
 rule notebook:
@@ -57,10 +57,16 @@ rule notebook:
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
 
 
-use rule notebook as notebook_first with:
+use rule notebook as notebook_alone with:
     wildcard_constraints:
-        notebook="|".join(FIRST)
-    threads: lambda w: workflow.cores if w.notebook in ALONE else 1
+        notebook="|".join(ALONE)
+    threads: workflow.cores
+    priority: 2  # others wait for them
+
+
+use rule notebook as notebook_long with:
+    wildcard_constraints:
+        notebook="|".join(LONGEST)
     priority: 1
 
 

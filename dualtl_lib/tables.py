@@ -69,16 +69,6 @@ def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     return pd.DataFrame([{"protocol": PROTOCOLS[name], **counts} for name, counts in by_protocol.items()])
 
 
-def starts(predicted: Mapping[str, Tensor], truth: Tensor) -> pd.DataFrame:
-    """Accuracy from each start, and whether it differs from the last one's (exact McNemar test)."""
-    *_, last = predicted
-    rows = []
-    for start, p in predicted.items():
-        against = "" if start == last else str(evaluation.compare(predicted[last] == truth, p == truth))
-        rows.append({"start": start, "accuracy": str(evaluation.accuracy(p, truth)), f"{last} against it": against})
-    return pd.DataFrame(rows)
-
-
 def _compared(names: Mapping[str, float | None], predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
     """(name, the paper's value, {protocol: Accuracy}) of each model or region, for figures.accuracies."""
     return [
