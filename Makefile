@@ -36,6 +36,9 @@ test: .venv/installed
 browser: .venv/installed
 	pytest -s tests/test_explorer_browser.py
 
+# What a person uploads to the explorer may have 100 MB, not 10.
+lab explore: export JUPYTER_CONFIG_PATH = $(CURDIR)/config
+
 lab: .venv/installed
 	jupyter lab notebooks
 

@@ -239,7 +239,7 @@ class Explorer(widgets.VBox):
         self.code = widgets.HTML()
 
     def _faces(self) -> widgets.Widget:
-        hint = "Click one, or upload a jpg or png of up to 10 MB: its face is cut out, and nothing of it is kept."
+        hint = "Click one, or upload a jpg or png (10 MB; 100 MB under <code>make</code>). Nothing of it is kept."
         row = widgets.HBox([self.strip, self.upload], layout=widgets.Layout(flex_flow="row wrap"))
         return _control("Face", hint, row)
 

@@ -1,5 +1,5 @@
-"""The explorer in headless Chromium, in JupyterLab and under Voilà. DUALTL_SCREENSHOTS names a folder for screenshots;
-`pytest -s` shows how long a slider's move takes to become a picture."""
+"""The explorer in headless Chromium, in JupyterLab, Notebook 7 and under Voilà. DUALTL_SCREENSHOTS names a folder for
+screenshots; `pytest -s` shows how long a slider's move takes to become a picture."""
 
 import base64
 import io
@@ -29,7 +29,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium browser, and none is installed")
 PATIENCE = 120  # seconds; a wait that never ends is a failure, not a measure of speed
-MOVES = 100  # of the map slider, over all layers
+MOVES = 120  # of the map slider, over all layers; at least TIMED of them change the picture
+TIMED = 100
 REST = 200  # ms between them, in which the last one's other pictures arrive; `_hurry` moves without
 WIDTHS = (1000, 1400, 1900)  # pixels, of the page
 WORD = 30  # seconds; Voila hung at kernel start in 3 of 35 runs, and is then started again
@@ -69,6 +70,7 @@ def site(tmp_path_factory) -> Site:
         "DUALTL_OUTPUT": str(root),
         "PYTHONPATH": str(runs.HOME),
         "JUPYTER_CONFIG_DIR": str(root / "config"),
+        "JUPYTER_CONFIG_PATH": str(runs.HOME / "config"),
         "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"),
     }
@@ -204,28 +206,27 @@ def press(page, control: str, key: str) -> None:
     page.locator(f".dualtl-{control} .noUi-handle").press(key)
 
 
-def in_lab(page, address: str) -> None:
-    """Open the notebook in JupyterLab and run all cells."""
-    page.goto(f"{address}/lab/tree/explorer.ipynb?reset")
+def in_notebook(page, address: str) -> None:
+    """Open the notebook in JupyterLab or Notebook 7 and run all cells."""
+    page.goto(address)
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
     page.evaluate(
         """async () => { await jupyterapp.shell.currentWidget.sessionContext.ready;
         await jupyterapp.commands.execute('notebook:run-all-cells') }"""
     )
-    page.evaluate("jupyterapp.shell.collapseLeft()")
     page.locator(".dualtl-face").scroll_into_view_if_needed()
 
 
+def jupyter(site: Site, name: str, app: str):
+    """A server of JupyterLab or Notebook 7 without a password, whose pages can be asked to run a command."""
+    open_to_all = ("--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={site.root}")
+    return serving(site, name, *open_to_all, f"--{app}.expose_app_in_browser=True")
+
+
 def test_in_jupyterlab(site, tmp_path):
-    lab = (
-        "jupyterlab",
-        "--allow-root",
-        "--IdentityProvider.token=",
-        "--LabApp.expose_app_in_browser=True",
-        f"--ServerApp.root_dir={site.root}",
-    )
-    with serving(site, *lab) as (address, log), browsing() as (page, complaints):
-        in_lab(page, address)
+    with jupyter(site, "jupyterlab", "LabApp") as (address, log), browsing() as (page, complaints):
+        in_notebook(page, f"{address}/lab/tree/explorer.ipynb?reset")
+        page.evaluate("jupyterapp.shell.collapseLeft()")
         state = site.studio.opening()
         shows(page, site, state)
         state = _move_everything(page, site, state)
@@ -239,6 +240,21 @@ def test_in_jupyterlab(site, tmp_path):
         report(measure(page))
         _hurry(page, site, state)
         quiet(page, complaints, log)
+
+
+def test_in_notebook_7(site, tmp_path):
+    with jupyter(site, "notebook", "JupyterNotebookApp") as (address, log), browsing() as (page, complaints):
+        in_notebook(page, f"{address}/notebooks/explorer.ipynb")
+        state = site.studio.opening()
+        shows(page, site, state)
+        fits(page, "notebook", tmp_path)
+        page.locator(".dualtl-layer button", has_text="conv1").click()
+        state = site.studio.fitting(replace(state, layer="conv1"))
+        shows(page, site, state)
+        press(page, "map", "Home")
+        shows(page, site, replace(state, map=1))
+        of_every_page = "Cannot read properties of undefined (reading 'schema')"  # Notebook 7.6, of empty ones too
+        quiet(page, [c for c in complaints if c != of_every_page], log)
 
 
 def _move_everything(page, site: Site, state: State) -> State:
@@ -316,7 +332,7 @@ def _cover(page, site: Site, state: State) -> State:
 
 
 def _upload(page, site: Site, state: State, tmp_path: Path) -> State:
-    """A file that is no picture is said to be none; a face in a picture is found, cut out and shown."""
+    """A file that is no picture is said to be none; a face in a large file is found, cut out and shown."""
     (tmp_path / "broken.png").write_bytes(b"no picture at all")
     choose_file(page, tmp_path / "broken.png")
     page.locator(".dualtl-message", has_text="broken.png is no picture").wait_for()
@@ -326,6 +342,8 @@ def _upload(page, site: Site, state: State, tmp_path: Path) -> State:
     picture = np.full((600, 900, 3), 128, np.uint8)
     picture[150:550, 450:850] = portrait
     Image.fromarray(picture).save(tmp_path / "me.jpg")
+    with open(tmp_path / "me.jpg", "ab") as file:
+        file.write(bytes(12 << 20))  # readers stop at the picture's end; what a server takes by default is less
     choose_file(page, tmp_path / "me.jpg")
     face, note = site.studio.add_face((tmp_path / "me.jpg").read_bytes(), "me.jpg")
     assert note == ""  # a face was found
@@ -397,7 +415,7 @@ def measure(page) -> np.ndarray:
 
 
 def report(times: np.ndarray) -> None:
-    assert len(times) > MOVES / 2  # the others were moves between silent maps
+    assert len(times) >= TIMED  # the others were moves between silent maps
     print(
         f"\nfrom moving a slider to the new picture, {len(times)} moves over all layers: "
         f"median {np.median(times):.0f} ms, 95th percentile {np.percentile(times, 95):.0f} ms"
@@ -456,4 +474,5 @@ def test_under_voila(site, tmp_path):
         page.goto(f"{address}/voila/render/wrong.ipynb")
         page.locator(".dualtl-message", has_text="no run 'nobody'").wait_for()
         fits(page, "voila_wrong", tmp_path)
-        assert "Traceback" not in page.inner_text("body")
+        page.get_by_text("The note above says what is missing").first.wait_for()
+        assert "Traceback" not in page.inner_text("body") and "--debug" not in page.inner_text("body")
