@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Pixels of receptive fields computed at once: so many that what lies between stays in the cache (on a GPU, in memory).
-AT_ONCE = {"cpu": 200_000, "cuda": 8_000_000}
+AT_ONCE = {"cpu": 400_000, "cuda": 8_000_000}
 
 
 class Pool(NamedTuple):
@@ -48,6 +48,15 @@ class Record(NamedTuple):
     pooled: Tensor  # [1, C, U, V] where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 [C, U, V], eq. (7), each row * W + column of the winner
     last: Tensor | None  # bool [C, U, V]: no later window shares this one's winner
+    places: dict[int, Tensor]  # by width of a window: switches as each row * that width + column, once asked for
+
+    def winners(self, width: int) -> Tensor:
+        """The switches as places in a window that is `width` wide and begins where the map does: int64 [C, U, V]."""
+        if width not in self.places:
+            own = self.conv.shape[3]
+            rows = torch.div(self.switches, own, rounding_mode="floor")
+            self.places[width] = self.switches + rows * (width - own)
+        return self.places[width]
 
 
 class Rules(NamedTuple):
@@ -106,12 +115,12 @@ class Window(NamedTuple):
         return maps.permute(1, 2, 0)[rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
     def drop_beyond(self, x: Tensor, height: int, width: int) -> Tensor:
-        """x [M, C, h, w] with zeros where it hangs over the edge of a map."""
+        """x [M, C, h, w] with zeros where it hangs over the edge of a map, written into x."""
         rows, columns = self._indices()
         rows, columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         if rows.all() and columns.all():
             return x
-        return x * (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
+        return x.mul_((rows[:, None, :, None] & columns[:, None, None, :]).to(x))
 
     def _indices(self) -> tuple[Tensor, Tensor]:
         """Rows [M, h] and columns [M, w]."""
@@ -133,7 +142,7 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
             if switches:
                 x, winners = x[0], x[1][0]
                 last = last_winner(winners, stage.pool)
-        records.append(Record(size, conv, x, winners, last))
+        records.append(Record(size, conv, x, winners, last, {}))
         if stage.norm and not stage.norm_first:
             x = stage.norm(x)
     return records
@@ -157,15 +166,13 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
     return last
 
 
-def unpool(y: Tensor, switches: Tensor, window: Window, width: int) -> Tensor:
-    """Pooled values [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window` of maps `width` wide.
+def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
+    """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    Values that share a winner add; give 0 for those that should not count.
+    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here. Values that share a winner add;
+    give 0 for those that should not count.
     """
-    shift = (window.tops * window.width + window.lefts).view(-1, 1, 1, 1).to(y.device)
-    places = switches - shift
-    if window.width != width:  # row * width + column becomes row * window.width + column
-        places += torch.div(switches, width, rounding_mode="floor") * (window.width - width)
+    places -= (window.tops * window.width + window.lefts).view(-1, 1, 1, 1).to(y.device)
     out = y.new_zeros(len(y), window.height * window.width, y.shape[1])
     last = [t.permute(0, 2, 3, 1).flatten(1, 2) for t in (places, y)]  # channels last, as the convolution wants them
     return out.scatter_add_(1, *last).unflatten(1, (window.height, window.width)).permute(0, 3, 1, 2)
@@ -187,13 +194,13 @@ def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = No
 
 
 def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Tensor:
-    """Eq. (9) and its relatives; u [M, C, h, w], active: bool, the same, on the way forward; bias [C]."""
+    """Eq. (9) and its relatives, in place; u [M, C, h, w], active: bool, the same, on the way forward; bias [C]."""
     if rules.mask:
-        u = u * active
+        u *= active
     if rules.rectify:
-        u = u.relu()
+        u.relu_()
     if rules.bias:  # a sign is 1 where something is left; in floating point much cheaper than where()
-        u = u.addcmul(u.sign().relu_(), bias.view(-1, 1, 1), value=-1)
+        u.addcmul_(u.sign().relu_(), bias.view(-1, 1, 1), value=-1)
     return u
 
 
@@ -252,7 +259,8 @@ class Projector:
     """
 
     def __init__(self, stages: list[Stage], rules: Rules, to_rgb: Callable[[Tensor], Tensor] = lambda x: x):
-        self.stages, self.rules, self.to_rgb = stages, rules, to_rgb
+        first = stages[0]._replace(weight=to_rgb(stages[0].weight))  # so that nothing is left to reorder at the end
+        self.stages, self.rules = [first, *stages[1:]], rules
         self.weights = {}  # as `phases` of the maps in use, by (stage, first map, last map)
 
     def whole(self, records: list[Record], values: Tensor, chosen: Tensor) -> Tensor:
@@ -278,14 +286,15 @@ class Projector:
         """
         stages = self.stages[: len(records)]
         seen = field(stages, rows, columns)
-        patches = values.new_zeros(len(maps), stages[0].weight.shape[1] * stages[0].groups, seen.height, seen.width)
+        patches = values.new_empty(len(maps), stages[0].weight.shape[1] * stages[0].groups, seen.height, seen.width)
         group = maps // (len(stages[-1].weight) // stages[-1].groups)
         order = (group * records[-1].conv[0, 0].numel() + rows * records[-1].conv.shape[3] + columns).argsort()
         many = max(1, AT_ONCE.get(values.device.type, AT_ONCE["cuda"]) // (seen.height * seen.width))
         for some in (part for g in group.unique() for part in order[group[order] == g].split(many)):
             x, window = self._start(records, values[some], maps[some], Window(rows[some], columns[some], 1, 1))
             top, left = int((window.tops - seen.tops[some])[0]), int((window.lefts - seen.lefts[some])[0])
-            patches[some, :, top : top + window.height, left : left + window.width] = x
+            bottom, right = seen.height - top - window.height, seen.width - left - window.width
+            patches[some] = F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
         return patches, seen
 
     def _start(self, records, values: Tensor, maps: Tensor, window: Window):
@@ -299,7 +308,7 @@ class Projector:
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
         maps = maps.to(values.device)
         active = record.conv[0, maps, window.tops.to(maps.device), window.lefts.to(maps.device)] > 0
-        h = rectify(values.view(1, -1, 1, 1), active.view(1, -1, 1, 1), self.rules, stage.bias[maps])
+        h = rectify(values.clone().view(1, -1, 1, 1), active.view(1, -1, 1, 1), self.rules, stage.bias[maps])
         x = h.view(-1, 1, 1, 1) * stage.weight[maps]
         x, window = clip(x, window.spread(stage.weight.shape[2], stage.stride, stage.padding), record.size)
         first = int(maps[0]) // (len(stage.weight) // stage.groups) * x.shape[1]
@@ -309,7 +318,7 @@ class Projector:
         """From the maps after stage `at` to the image; y [M, maps, h, w] are all that is not 0."""
         if at < 0:  # a group of the first stage reaches some colours only
             colours = self.stages[0].weight.shape[1] * self.stages[0].groups
-            return self.to_rgb(F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop))), window
+            return y if y.shape[1] == colours else F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop)), window
         stage, record, rules = self.stages[at], records[at], self.rules
         if stage.norm and rules.lrn:  # neighbouring maps take part: fill up to all of them
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
@@ -318,11 +327,10 @@ class Projector:
                 y = normalize_back(stage.norm, record.pooled, y, window)
         if stage.pool:
             if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
-                y = y * window.cut(record.last[maps])
-            switches, size = window.cut(record.switches[maps]), record.conv.shape[2:]
-            window = window.spread(*stage.pool[:3])
-            window = window.narrow(*window.beyond(*size))
-            y = unpool(y, switches, window, size[1])
+                y = y.mul_(window.cut(record.last[maps]))
+            pooled, window = window, window.spread(*stage.pool[:3])
+            window = window.narrow(*window.beyond(*record.conv.shape[2:]))
+            y = unpool(y, pooled.cut(record.winners(window.width)[maps]), window)
         if stage.norm and stage.norm_first and rules.lrn:
             y = normalize_back(stage.norm, record.conv, y, window)
         return self._convolved(records, at, y, window, maps)
