@@ -90,7 +90,7 @@ class Straightforward(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, stop: str) -> torch.Tensor:
-        x, kept = self.trunk.transform(images), []
+        x, kept = self.trunk.transform(images).to(self.trunk.conv1.weight.dtype), []
         for layer in self.trunk.layers:
             x = F.relu(self.trunk.get_submodule(layer.name)(x))
             steps, indices, size = ["pool"] * layer.pool + ["norm"] * layer.norm, None, x.shape
@@ -204,13 +204,16 @@ def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
 def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images."""
     plain = Straightforward(trunk).to(device)
+    exact = copy.deepcopy(trunk).double()  # in single precision rounding decides which of nearly equal neurons wins
+    plain_exact = Straightforward(exact).double().to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
            "MFLOP straightforward", "MFLOP reconstruct", "of peak")  # fmt: skip
     for n in (1, 4 if quick else 64):
         images = pictures(n).to(device)
         for layer in LAYERS:
             net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
-            same(net.reconstruct(images, layer), plain(images, layer))
+            few = images[:4]
+            same(Deconvnet(exact, "paper", bias=False).reconstruct(few, layer), plain_exact(few, layer))
 
             def cold(net=net, images=images, layer=layer):
                 net.forget()
@@ -274,7 +277,7 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
     found = gallery(net, images, layer, progress=False)
     taken = time.perf_counter() - start
     some = [(m, *(int(t[m, 0]) for t in (found.images, found.rows, found.columns))) for m in (0, 100, 200)]
-    exact = copy.deepcopy(trunk).double()  # in single precision rounding decides which of nearly equal neurons wins
+    exact = copy.deepcopy(trunk).double()
     for m, i, r, c in some:
         if found.activations[m, 0] > 0:
             neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))

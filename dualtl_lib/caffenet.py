@@ -236,7 +236,7 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """(C, H, W) of the input and of each layer's maps after what follows it, found by running an image."""
-        x = torch.zeros(1, 3, SIZE, SIZE, device=self.conv1.weight.device)
+        x = self.conv1.weight.new_zeros(1, 3, SIZE, SIZE)
         found = {"input": tuple(x.shape[1:])}
         for layer in self.layers:
             x = self.stage(layer.name, x)
