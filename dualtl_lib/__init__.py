@@ -2,5 +2,5 @@
 
 import os
 
-# Where Linux gives pages of 2 MB on demand, torch asks for them: fewer faults in training and in projecting, the same bits.
+# Where Linux gives pages of 2 MB on demand, torch asks for them: fewer faults, the same bits.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
