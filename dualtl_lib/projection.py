@@ -47,16 +47,22 @@ class Record(NamedTuple):
     conv: Tensor  # [1, C, H, W] after ReLU, eq. (4)
     pooled: Tensor  # [1, C, U, V] where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 [C, U, V], eq. (7), each row * W + column of the winner
-    last: Tensor | None  # bool [C, U, V]: no later window shares this one's winner
-    places: dict[int, Tensor]  # by width of a window: switches as each row * that width + column, once asked for
+    pool: Pool | None
+    kept: dict  # what follows from the switches and was asked for
+
+    def last(self) -> Tensor:
+        """Whether no later window shares this one's winner: bool [C, U, V]."""
+        if "last" not in self.kept:
+            self.kept["last"] = last_winner(self.switches, self.pool)
+        return self.kept["last"]
 
     def winners(self, width: int) -> Tensor:
         """The switches as places in a window that is `width` wide and begins where the map does: int64 [C, U, V]."""
-        if width not in self.places:
+        if width not in self.kept:
             own = self.conv.shape[3]
             rows = torch.div(self.switches, own, rounding_mode="floor")
-            self.places[width] = self.switches + rows * (width - own)
-        return self.places[width]
+            self.kept[width] = self.switches + rows * (width - own)
+        return self.kept[width]
 
 
 class Rules(NamedTuple):
@@ -135,15 +141,14 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
         x = x.contiguous(memory_format=torch.channels_last)
         conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
         x = stage.norm(conv) if stage.norm and stage.norm_first else conv
-        winners = last = None
+        winners = None
         if stage.pool:
             x = x.contiguous(memory_format=torch.channels_last)
             x = F.max_pool2d(x, *stage.pool[:3], ceil_mode=stage.pool.ceil, return_indices=switches)
             if switches:
                 x, winners = x[0], x[1][0]
-                last = last_winner(winners, stage.pool)
-        records.append(Record(size, conv, x, winners, last, {}))
-        if stage.norm and not stage.norm_first:
+        records.append(Record(size, conv, x, winners, stage.pool, {}))
+        if stage.norm and not stage.norm_first and stage is not stages[-1]:
             x = stage.norm(x)
     return records
 
@@ -272,7 +277,7 @@ class Projector:
         stage, record = self.stages[at], records[at]
         y = values * chosen
         if stage.pool and self.rules.assign:
-            y = y * last_winner(record.switches, stage.pool, chosen)
+            y *= record.last() if chosen.all() else last_winner(record.switches, stage.pool, chosen)
         origin = torch.zeros(1, dtype=torch.int64)
         window = Window(origin, origin, *y.shape[2:])
         x, window = self._down(records, at, y, window, slice(0, y.shape[1]), normalized=False)
@@ -327,7 +332,7 @@ class Projector:
                 y = normalize_back(stage.norm, record.pooled, y, window)
         if stage.pool:
             if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
-                y = y.mul_(window.cut(record.last[maps]))
+                y = y.mul_(window.cut(record.last()[maps]))
             pooled, window = window, window.spread(*stage.pool[:3])
             window = window.narrow(*window.beyond(*record.conv.shape[2:]))
             y = unpool(y, pooled.cut(record.winners(window.width)[maps]), window)

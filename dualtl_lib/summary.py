@@ -23,5 +23,9 @@ def table(run: runs.Run) -> pd.DataFrame:
 
 def text(run: runs.Run) -> str:
     """The table as printed at the end of `make reproduce`."""
-    body = table(run).to_string(index=False, justify="left")
+    found = table(run)
+    widths = {name: max(found[name].str.len().max(), len(name)) for name in found}
+    body = found.rename(columns={name: name.ljust(w) for name, w in widths.items()}).to_string(
+        index=False, formatters=[lambda text, w=w: text.ljust(w) for w in widths.values()]
+    )
     return f"Run {run.name!r}, measured on {run.title}.\n\n{body}\n"
