@@ -7,6 +7,7 @@ RUN ?= embedded
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
+LONGEST := tests/test_faults.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
 export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
@@ -22,7 +23,7 @@ reproduce: .venv/installed
 	python -m dualtl_lib summary $(RUN)
 
 # Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed: first those
-# that the others need, which use every core, then the others two at a time.
+# that the others need, which use every core, then the others two at a time, the longest first.
 test: export DUALTL_OUTPUT := $(CURDIR)/runs/test
 test: .venv/installed
 	rm -rf runs/test
@@ -30,7 +31,8 @@ test: .venv/installed
 	ruff format --check
 	OMP_NUM_THREADS=1 pytest -n 2 --ignore tests/test_faults.py --ignore tests/test_explorer_browser.py tests
 	pytest -v $(NBVAL) $(ALONE)
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile $(NBVAL) $(filter-out $(ALONE),$(wildcard notebooks/*.ipynb)) tests/test_faults.py
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(LONGEST) \
+		$(filter-out $(ALONE) $(LONGEST),$(wildcard notebooks/*.ipynb))
 
 # The explorer in a real browser, which needs Debian's chromium, and how long a slider's move takes.
 browser: .venv/installed
