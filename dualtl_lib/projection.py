@@ -48,7 +48,7 @@ class Record(NamedTuple):
     pooled: Tensor  # [1, C, U, V] where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 [C, U, V], eq. (7), each row * W + column of the winner
     pool: Pool | None
-    kept: dict  # what follows from the switches and was asked for
+    kept: dict  # what follows from the switches and was asked for last
 
     def last(self) -> Tensor:
         """Whether no later window shares this one's winner: bool [C, U, V]."""
@@ -58,11 +58,11 @@ class Record(NamedTuple):
 
     def winners(self, width: int) -> Tensor:
         """The switches as places in a window that is `width` wide and begins where the map does: int64 [C, U, V]."""
-        if width not in self.kept:
+        if self.kept.get("width") != width:
             own = self.conv.shape[3]
             rows = torch.div(self.switches, own, rounding_mode="floor")
-            self.kept[width] = self.switches + rows * (width - own)
-        return self.kept[width]
+            self.kept.update(width=width, winners=self.switches + rows * (width - own))
+        return self.kept["winners"]
 
 
 class Rules(NamedTuple):
