@@ -71,6 +71,11 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> float:
     return difference
 
 
+def doubled(trunk: Trunk) -> Trunk:
+    """A copy in double precision: in single, rounding decides which of nearly equal neurons wins."""
+    return copy.deepcopy(trunk).double()
+
+
 class Straightforward(nn.Module):
     """The deconvnet as one writes it first: MaxPool2d with indices, MaxUnpool2d, ReLU, ConvTranspose2d."""
 
@@ -204,7 +209,7 @@ def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
 def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images."""
     plain = Straightforward(trunk).to(device)
-    exact = copy.deepcopy(trunk).double()  # in single precision rounding decides which of nearly equal neurons wins
+    exact = doubled(trunk)
     plain_exact = Straightforward(exact).double().to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
            "MFLOP straightforward", "MFLOP reconstruct", "of peak")  # fmt: skip
@@ -212,7 +217,8 @@ def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
         images = pictures(n).to(device)
         for layer in LAYERS:
             net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
-            few = images[:4]
+            one, few = images[:1], images[:4]
+            same(net.reconstruct(one, layer), plain(one, layer))
             same(Deconvnet(exact, "paper", bias=False).reconstruct(few, layer), plain_exact(few, layer))
 
             def cold(net=net, images=images, layer=layer):
@@ -277,7 +283,7 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
     found = gallery(net, images, layer, progress=False)
     taken = time.perf_counter() - start
     some = [(m, *(int(t[m, 0]) for t in (found.images, found.rows, found.columns))) for m in (0, 100, 200)]
-    exact = copy.deepcopy(trunk).double()
+    exact = doubled(trunk)
     for m, i, r, c in some:
         if found.activations[m, 0] > 0:
             neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))

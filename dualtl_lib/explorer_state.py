@@ -442,9 +442,7 @@ def _chosen(data, seed: int) -> list[int]:
 
 def _opened(run: runs.Run) -> str:
     """The call that opens this run."""
-    base = runs.open_run(run.name.partition(",")[0])
-    changed = {k: v for k, v in asdict(run).items() if k != "name" and v != getattr(base, k)}
-    return f'runs.open_run("{base.name}"' + "".join(f", {k}={v!r}" for k, v in changed.items()) + ")"
+    return f'runs.open_run("{run.config}"' + "".join(f", {k}={v!r}" for k, v in run.changes().items()) + ")"
 
 
 def _inside(box: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:

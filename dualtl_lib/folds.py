@@ -96,7 +96,7 @@ def answers(run: runs.Run) -> pd.DataFrame | None:
     if missing:
         raise FileNotFoundError(
             f"run {run.name!r} lacks {len(missing)} of {len(sweep.jobs(run))} folds, {missing[0]} first: "
-            f"`python -m dualtl_lib fold {run.name} {missing[0]}`, or all of them with `make reproduce RUN={run.name}`"
+            f"`python -m dualtl_lib fold {run.name} {missing[0]}`, or all of them with {run.made_by()}"
         )
     frames = []
     for job in sweep.jobs(run):

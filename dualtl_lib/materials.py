@@ -58,7 +58,7 @@ def model(run: runs.Run, name: str) -> caffenet.AttributeNet | caffenet.Expressi
     if not path.exists():
         raise FileNotFoundError(
             f"run {run.name!r} has no trained model {name!r} yet; notebooks/{MADE_BY[name]}.ipynb trains it, "
-            f"and so does `make reproduce RUN={run.name.split(',')[0]}`"
+            f"and so does {run.made_by()}"
         )
     return weights.load_model(path)
 

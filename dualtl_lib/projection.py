@@ -332,7 +332,7 @@ class Projector:
                 y = normalize_back(stage.norm, record.pooled, y, window)
         if stage.pool:
             if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
-                y = y.mul_(window.cut(record.last()[maps]))
+                y *= window.cut(record.last()[maps])
             pooled, window = window, window.spread(*stage.pool[:3])
             window = window.narrow(*window.beyond(*record.conv.shape[2:]))
             y = unpool(y, pooled.cut(record.winners(window.width)[maps]), window)

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -65,6 +65,27 @@ class Run:
     def pictures(self) -> Path:
         """Where pictures go: those of real people stay in runs/<name>/figures/, which is not committed."""
         return self.path / "figures" if self.people else self.figures
+
+    @property
+    def config(self) -> str:
+        """The name of its file in config/."""
+        return self.name.partition(",")[0]
+
+    def changes(self) -> dict:
+        """Its settings that are not the config's."""
+        base = open_run(self.config)
+        return {k: v for k, v in asdict(self).items() if k != "name" and v != getattr(base, k)}
+
+    def made_by(self) -> str:
+        """What to type to make all of this run, in words."""
+        changes = self.changes()
+        if not changes:
+            return f"`make reproduce RUN={self.config}`"
+        if changes.keys() <= {"seed", "budget"}:  # what every notebook takes
+            return (
+                f"`snakemake --cores all --config run={self.config} {' '.join(f'{k}={v}' for k, v in changes.items())}`"
+            )
+        return f"`make reproduce RUN=…` with a config of its own ({', '.join(changes)} changed)"
 
     def checkpoint(self, model: str) -> Path:
         """Where the trained model of that name is kept. The file may not exist yet."""

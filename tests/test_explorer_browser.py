@@ -202,6 +202,13 @@ def shows(page, site: Site, state: State) -> None:
     expect(page, ".dualtl-beside", site.studio.projection_picture(state, state.other))
 
 
+def choose_layer(page, site: Site, state: State, layer: str) -> State:
+    page.locator(".dualtl-layer button", has_text=layer).click()
+    state = site.studio.fitting(replace(state, layer=layer))
+    shows(page, site, state)
+    return state
+
+
 def press(page, control: str, key: str) -> None:
     page.locator(f".dualtl-{control} .noUi-handle").press(key)
 
@@ -248,9 +255,7 @@ def test_in_notebook_7(site, tmp_path):
         state = site.studio.opening()
         shows(page, site, state)
         fits(page, "notebook", tmp_path)
-        page.locator(".dualtl-layer button", has_text="conv1").click()
-        state = site.studio.fitting(replace(state, layer="conv1"))
-        shows(page, site, state)
+        state = choose_layer(page, site, state, "conv1")
         press(page, "map", "Home")
         shows(page, site, replace(state, map=1))
         of_every_page = "Cannot read properties of undefined (reading 'schema')"  # Notebook 7.6, of empty ones too
@@ -259,9 +264,7 @@ def test_in_notebook_7(site, tmp_path):
 
 def _move_everything(page, site: Site, state: State) -> State:
     """Each control once, the pictures compared after each."""
-    page.locator(".dualtl-layer button", has_text="conv5").click()
-    state = site.studio.fitting(replace(state, layer="conv5"))
-    shows(page, site, state)
+    state = choose_layer(page, site, state, "conv5")
     press(page, "map", "Home")
     press(page, "map", "ArrowRight")
     state = replace(state, map=2)
@@ -458,9 +461,7 @@ def test_under_voila(site, tmp_path):
         state = site.studio.opening()
         shows(page, site, state)
         fits(page, "voila", tmp_path)
-        page.locator(".dualtl-layer button", has_text="conv1").click()
-        state = site.studio.fitting(replace(state, layer="conv1"))
-        shows(page, site, state)
+        state = choose_layer(page, site, state, "conv1")
         assert "Explorer(run" not in page.inner_text("body")
         quiet(page, complaints, log)
         # A page of its own for each notebook: Voila's own farewell to a page that is left is answered with an error.

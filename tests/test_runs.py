@@ -77,6 +77,18 @@ def test_replacing_leaves_the_old_file_and_no_part_when_it_fails(tmp_path):
     assert target.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_run_says_what_makes_it(home):
+    write(home)
+    said = {
+        "`make reproduce RUN=mine`": {},
+        "`snakemake --cores all --config run=mine budget=paper seed=3`": {"seed": 3, "budget": "paper"},
+        "`make reproduce RUN=…` with a config of its own (ckplus changed)": {"ckplus": "/some/faces"},
+    }
+    for words, changes in said.items():
+        run = runs.open_run("mine", **changes)
+        assert (run.config, run.changes(), run.made_by()) == ("mine", changes, words)
+
+
 def test_the_closing_table_gathers_notebooks_in_order(home):
     write(home)
     run = runs.open_run("mine")
