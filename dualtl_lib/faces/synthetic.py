@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from isal import isal_zlib
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -283,7 +284,7 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     sway = {key: rng.normal(0, spread) for key, spread in dict(x=5, y=4, roll=1.5, yaw=2, pitch=1.5).items()}
     scene = Scene.draw(rng)
     written = []
-    for frame, strength in enumerate(strengths, 1):
+    for frame, strength in enumerate(strengths.tolist(), 1):
         view = View(**{key: value + strength * sway.get(key, 0.0) for key, value in pose.items()})
         units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
         pixels, index = _drawn_small(person, units, attributes, view, scene)
@@ -413,19 +414,14 @@ _PALETTE = _chunk(
 
 
 def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
-    """A PNG of a grey picture, or of the indices 0 to 15 of a palette, [H, W] with TITLE in its metadata.
+    """A PNG of a grey picture, or of indices into the palette, [H, W] with TITLE in its metadata.
 
-    Written here because it takes half the time of OpenCV's and the text has to go in anyway.
+    Written here because it takes a tenth of the time of OpenCV's and Pillow's.
     """
     height, width = pixels.shape
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 4 if palette else 8, 3 if palette else 0, 0, 0, 0))
-    if palette:  # two pixels a byte
-        first, second = pixels[:, ::2], pixels[:, 1::2]
-        pixels = first << 4
-        pixels[:, : second.shape[1]] |= second
-    rows = np.full((height, pixels.shape[1] + 1), 2, np.uint8)  # each begins with its filter: 2, less the row above
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if palette else 0, 0, 0, 0))
+    rows = np.full((height, width + 1), 2, np.uint8)  # each begins with its filter: 2, less the row above
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9)
-    body = _chunk(b"IDAT", packer.compress(rows) + packer.flush())
+    body = _chunk(b"IDAT", isal_zlib.compress(rows, 1))
     return b"\x89PNG\r\n\x1a\n" + header + (_PALETTE if palette else b"") + _TEXT + body + _chunk(b"IEND", b"")
