@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import caffenet, evaluation, faces, materials, paper, runs, sweep, tables, training
+from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables, training
 from .faces import splits
 
 
@@ -52,6 +52,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     content = {
         "job": job._asdict(),
         "recipes": {step: str(materials.recipe(run, step)) for step in ("ckplus", "heads")},
+        "precision": precision.resolve(run.precision),
         "skipped": {tables.FIG14: skipped14, tables.FIG18: skipped18},
         "seconds": round(time.monotonic() - began, 1),
         "test": split.test.tolist(),
@@ -79,6 +80,7 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
         checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
         cache_folder=run.path / "cache",
         skip_dead_tail=True,
+        precision=run.precision,
     )
     skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}
     return model, materials.predict(run, model, test), skipped

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
 from .faces import splits
+from .precision import resolve
 from .prefix import Prefix
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
@@ -117,6 +118,7 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         cache_folder=run.path / "cache",
         fabric=fabric,
         validate_every=max(1, recipe.max_iter // 2),  # a look at the validation images costs many steps
+        precision=run.precision,
     )
     try:
         history = training.fit(model, data, recipe, **arguments)
@@ -125,7 +127,8 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         state.unlink(missing_ok=True)
         history = training.fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
-        weights.save_model(model, run.checkpoint(name), run=run.name, data=run.title)
+        meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision)}
+        weights.save_model(model, run.checkpoint(name), **meta)
     return history
 
 
@@ -147,7 +150,8 @@ def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.Expr
 
 def predict(run: runs.Run, net: caffenet.ExpressionNet, test: faces.CKPlus) -> Tensor:
     """evaluation.predict, going on from what training has kept of the frozen layers: int64 [N]."""
-    return evaluation.predict(net, test, features=Prefix(net, test, folder=run.path / "cache"))
+    kept = Prefix(net, test, folder=run.path / "cache", precision=resolve(run.precision))
+    return evaluation.predict(net, test, features=kept)
 
 
 def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict) -> dict[str, dict[str, Tensor]]:
@@ -177,7 +181,11 @@ def covered_predictions(run: runs.Run, model, test: faces.CKPlus, value: int = 0
     def covering(region: str):
         return lambda images: occlusion.cover(images, region, value, test.layout)
 
-    covered = {region: evaluation.predict(model, test, covering(region)) for region in paper.TABLE6 if region != "none"}
+    covered = {
+        region: evaluation.predict(model, test, covering(region), precision=run.precision)
+        for region in paper.TABLE6
+        if region != "none"
+    }
     return {"none": predict(run, model, test), **covered}
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import yaml
 
+from dualtl_lib.precision import PRECISIONS, resolve
+
 HOME = Path(__file__).resolve().parent.parent
 OUTPUT = Path(os.environ.get("DUALTL_OUTPUT", HOME))  # where runs/ and figures/ are written; tests write elsewhere
 BUDGETS = ("quick", "paper")
@@ -32,6 +34,7 @@ KEYS = {
 }
 OPTIONAL = {
     "person": r"S\d+",  # in a folder per class: the pattern that finds the person in a picture's name
+    "precision": "float32",  # of training and testing: "float32", "bfloat16", or "auto", the faster on this machine
     "sweep": {},  # sweep.Job's choices, each a list, and the number of folds
 }
 
@@ -49,6 +52,7 @@ class Run:
     seed: int
     people: bool
     person: str
+    precision: str
     sweep: dict
 
     @property
@@ -94,7 +98,8 @@ class Run:
     def save_results(self, notebook: str, results: list[dict]) -> Path:
         """Write figures/<name>/<notebook>.json: what a notebook found, for summary.py's closing table."""
         path = self.figures / f"{notebook}.json"
-        content = {"run": self.name, "data": self.title, "results": results, "provenance": provenance()}
+        content = {"run": self.name, "data": self.title, "precision": resolve(self.precision), "results": results}
+        content["provenance"] = provenance()
         with replacing(path) as part:
             part.write_text(json.dumps(content, indent=1) + "\n")
         return path
@@ -118,8 +123,9 @@ def open_run(name: str, **changes) -> Run:
         if key not in kinds or not isinstance(config.get(key), kinds[key]):
             expected = kinds[key].__name__ if key in kinds else f"one of {', '.join(kinds)}"
             raise ValueError(f"{path.name}: {key}: expected {expected}, found {config.get(key)!r}")
-    if config["budget"] not in BUDGETS:
-        raise ValueError(f"budget is one of {', '.join(BUDGETS)}, not {config['budget']!r}")
+    for key, known in {"budget": BUDGETS, "precision": PRECISIONS}.items():
+        if config[key] not in known:
+            raise ValueError(f"{key} is one of {', '.join(known)}, not {config[key]!r}")
     config["name"] = ",".join([name, *(f"{k}={v}" for k, v in sorted(changed.items()))]).replace("/", "_")
     return Run(**config)
 

@@ -6,9 +6,7 @@ a random number generator, and a training that was killed and resumed ends with 
 
 import copy
 import dataclasses
-import functools
 import math
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dualtl_lib import paper
+from dualtl_lib import evaluation, paper
 from dualtl_lib.checkpoint import Checkpoint, OtherTraining
-from dualtl_lib.prefix import LIMIT, Prefix
+from dualtl_lib.precision import resolve
+from dualtl_lib.prefix import LIMIT, Prefix, logits
 from dualtl_lib.solver import CaffeSGD, Moved
 
 __all__ = ["CELEBA", "CKPLUS", "LOSSES", "CaffeSGD", "Diverged", "OtherTraining", "Recipe", "fit", "hinge", "moved"]
@@ -139,7 +138,7 @@ def fit(
     cache: the most bytes that the frozen layers' outputs may take; cache_folder: on disk there instead of in memory.
     skip_dead_tail: stop before a drop of the rate after which no weight can move by a thousandth of its tensor's
         root mean square any more (`furthest`). Table 3's last 96,000 iterations are such a tail.
-    precision: "float32", "bfloat16" (mixed, as torch.autocast does it), or "auto": the faster on this machine.
+    precision: "float32", "bfloat16", or "auto": the faster on this machine (precision.py).
     fabric: a launched lightning Fabric. Each of its processes then takes an equal share of every batch, and the
         weights come out as from one process, to rounding.
     progress: whether a bar shows it.
@@ -166,16 +165,16 @@ def fit(
     if recipe.heads_first and (keeper is None or keeper.saved is None):
         _fit_heads(model, train, recipe.heads_first, seed, cache, cache_folder, precision, fabric, progress)
     validate_every = validate_every or max(1, recipe.max_iter // 10)
-    maps = Prefix(model, train, cache, cache_folder)
-    validation_maps = None if validation is None else Prefix(model, validation, cache, cache_folder)
+    maps = Prefix(model, train, cache, cache_folder, precision)
+    validation_maps = None if validation is None else Prefix(model, validation, cache, cache_folder, precision)
     targets, loss_of = torch.as_tensor(train.targets), LOSSES[recipe.loss]
     quiet = team.rank > 0 or not progress
     bar = tqdm(range(begin, recipe.max_iter), "training", initial=begin, total=recipe.max_iter, disable=quiet)
     for t in bar:
         chosen = batch_indices(t, recipe.batch, len(train), seed)[share]
         with _drawn_dropout(model, (seed, t), recipe.batch, share):
-            logits = _logits(model, maps, chosen, precision)
-        loss = loss_of(logits, targets[chosen].to(logits.device))
+            answers = logits(model, maps, chosen)
+        loss = loss_of(answers, targets[chosen].to(answers.device))
         value = team.mean(loss.detach()).item()
         if not math.isfinite(value):
             raise Diverged(f"the loss of iteration {t} is {value}{_kept(keeper)}; try a lower base_lr")
@@ -191,7 +190,8 @@ def fit(
         history["rate"].append(solver.rate)
         if validation is not None and ((t + 1) % validate_every == 0 or t + 1 == recipe.max_iter):
             history["validated"].append(t + 1)
-            history["validation"].append(_accuracy(model, validation_maps, validation.targets, precision))
+            predicted = evaluation.predict(model, validation, features=validation_maps)
+            history["validation"].append(evaluation.accuracy(predicted, validation.targets).value)
         if t % 10 == 0 or t + 1 == recipe.max_iter:
             accuracy = ", ".join(f"{a:.3f}" for a in history["validation"][-1:])
             bar.set_postfix(loss=f"{value:.3f}", accuracy=accuracy, refresh=False)
@@ -258,33 +258,6 @@ def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, floa
     return {m.name: bound(m) for m in solver.moved}
 
 
-@functools.cache
-def bfloat16_pays(device: str) -> bool:
-    """Whether bfloat16 products are at least 1.5 times as fast as float32 on this device: measured, in about 0.1 s.
-
-    True with AMX or AVX512-BF16 and on GPUs; without them a CPU emulates bfloat16 and may be 200 times slower.
-    """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(256, 256, dtype=dtype, device=device)
-        taken = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            (a @ a)[0, 0].item()  # waits for the device
-            taken.append(time.perf_counter() - begin)
-        seconds[dtype] = min(taken)
-    return seconds[torch.float32] >= 1.5 * seconds[torch.bfloat16]
-
-
-def resolve(precision: str, device: torch.device) -> str:
-    """ "float32" or "bfloat16": what "auto" means on this device, any other as it is."""
-    if precision not in ("float32", "bfloat16", "auto"):
-        raise ValueError(f"precision is 'float32', 'bfloat16' or 'auto', not {precision!r}")
-    if precision != "auto":
-        return precision
-    return "bfloat16" if bfloat16_pays(str(device)) else "float32"
-
-
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -318,21 +291,6 @@ def _drawn_dropout(model: nn.Module, seed: tuple[int, int], batch: int, share: s
         yield
     finally:
         model.dropout = plain
-
-
-def _logits(model: nn.Module, maps: Prefix, chosen, precision: str) -> Tensor:
-    """From the frozen layers' maps on."""
-    device = _device(model)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        x = maps[chosen].to(device)
-        return model.classify(x if maps.start is None else model.trunk(x, start=maps.start)).float()
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, maps: Prefix, targets, precision: str, batch: int = 100) -> float:
-    parts = (np.arange(i, min(i + batch, len(maps))) for i in range(0, len(maps), batch))
-    predicted = torch.cat([_logits(model, maps, part, precision).argmax(-1).cpu() for part in parts])
-    return (predicted == torch.as_tensor(targets)).float().mean().item()
 
 
 def moved(model: nn.Module, train, recipe: Recipe, iterations: int = 3) -> dict[str, bool]:

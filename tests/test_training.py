@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from dualtl_lib import __main__, caffenet, paper, prefix, training
+from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, training
 from dualtl_lib.caffenet import Layer
 from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
@@ -414,20 +414,42 @@ def test_the_bound_grows_with_what_is_left():
 
 def test_precision_is_chosen_by_measurement(monkeypatch):
     for pays, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(training, "bfloat16_pays", lambda device, pays=pays: pays)
-        assert training.resolve("auto", torch.device("cpu")) == expected
-        assert training.resolve("float32", torch.device("cpu")) == "float32"
+        monkeypatch.setattr(precision, "bfloat16_pays", lambda device, pays=pays: pays)
+        assert precision.resolve("auto", torch.device("cpu")) == expected
+        assert precision.resolve("float32", torch.device("cpu")) == "float32"
     with pytest.raises(ValueError, match="auto"):
-        training.resolve("float16", torch.device("cpu"))
+        precision.resolve("float16", torch.device("cpu"))
 
 
 def test_bfloat16_comes_near_float32():
     recipe, ends = dataclasses.replace(SHORT, max_iter=4), []
-    for precision in ("float32", "bfloat16"):
+    for name in ("float32", "bfloat16"):
         net = expression_net()
-        history = training.fit(net, Patterns(), recipe, precision=precision)
+        history = training.fit(net, Patterns(), recipe, precision=name)
         ends.append(history["loss"])
     assert ends[0] != ends[1] and ends[1] == pytest.approx(ends[0], rel=0.02)
+
+
+@pytest.mark.parametrize("frozen", [("conv1",), ("conv1", "conv2")])
+def test_keeping_maps_in_bfloat16_changes_no_bit(frozen, tmp_path):
+    faces, net = Patterns(), expression_net(frozen=frozen).eval()
+    kept = prefix.Prefix(net, faces, folder=tmp_path, precision="bfloat16")
+    asked = [3, 1, 7]
+    computed = prefix.Prefix(net, faces, limit=0, precision="bfloat16")
+    assert kept.cached is not None and computed.cached is None
+    assert kept[asked].dtype == torch.bfloat16 and kept.bytes == prefix.Prefix(net, faces, limit=0).bytes // 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = net(prefix.pixels(faces, np.arange(len(faces))))[asked].float()
+    assert torch.equal(prefix.logits(net, kept, asked), expected)
+
+
+def test_predictions_in_bfloat16_are_those_of_autocast():
+    faces, net = Patterns(), expression_net().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = net(prefix.pixels(faces, np.arange(len(faces)))).argmax(1)
+    assert torch.equal(evaluation.predict(net, faces, precision="bfloat16"), expected)
+    kept = prefix.Prefix(net, faces, precision="bfloat16")
+    assert torch.equal(evaluation.predict(net, faces, features=kept), expected)
 
 
 # --- checkpoints

@@ -1,0 +1,44 @@
+"""The number format that the network computes in: float32 is the reference, bfloat16 is taken where it pays.
+
+In bfloat16 convolutions and products take numbers of 8 significant bits and add up in float32; weights, momentum and
+loss stay float32 (mixed precision, as torch.autocast does it). What it changes is measured by benchmarks/precision.py.
+"""
+
+import functools
+import time
+
+import torch
+
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+@functools.cache
+def bfloat16_pays(device: str) -> bool:
+    """Whether bfloat16 products are at least 1.5 times as fast as float32 on this device: measured, in about 0.1 s.
+
+    True with AMX and on GPUs; a CPU that has no bfloat16 arithmetic emulates it and may be 200 times slower.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(256, 256, dtype=dtype, device=device)
+        taken = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            (a @ a)[0, 0].item()  # waits for the device
+            taken.append(time.perf_counter() - begin)
+        seconds[dtype] = min(taken)
+    return seconds[torch.float32] >= 1.5 * seconds[torch.bfloat16]
+
+
+def resolve(precision: str, device: torch.device | str = "cpu") -> str:
+    """ "float32" or "bfloat16": what "auto" means on this device, any other as it is. Raises ValueError for others."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if bfloat16_pays(str(device)) else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a network computes in this precision ("float32" or "bfloat16")."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
