@@ -191,7 +191,9 @@ def main() -> None:
         parser.error(f"--images is at least a batch, {BATCH}")
     precision = resolve(args.precision)
     peak = {"float32": matrix_rate(torch.float32)}
-    peak["bfloat16"] = matrix_rate(torch.bfloat16, n=2048 if bfloat16_pays("cpu") else 128)  # emulated, it takes minutes
+    peak["bfloat16"] = matrix_rate(
+        torch.bfloat16, n=2048 if bfloat16_pays("cpu") else 128
+    )  # emulated, it takes minutes
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
     print(f"matrix rate, GFLOP/s: {measured}; ours in {precision}, the plain loop in float32\n")

@@ -31,7 +31,7 @@ class Prefix:
         one file for all of it where that fits, so folds and protocols compute it once; and what fewer frozen layers
         have left there is gone on from. Older caches make room when the limit would be passed. None: in memory.
     precision: "float32", or "bfloat16": maps are computed and kept in it, in half the bytes. The next layer, which
-        computes in it too, would round them to it anyway, so keeping them changes no bit.
+        computes in it too, would round them to it anyway, so nothing is lost.
     """
 
     def __init__(

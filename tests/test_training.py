@@ -434,13 +434,14 @@ def test_bfloat16_comes_near_float32():
 def test_keeping_maps_in_bfloat16_changes_no_bit(frozen, tmp_path):
     faces, net = Patterns(), expression_net(frozen=frozen).eval()
     kept = prefix.Prefix(net, faces, folder=tmp_path, precision="bfloat16")
-    asked = [3, 1, 7]
+    every = np.arange(len(faces))
     computed = prefix.Prefix(net, faces, limit=0, precision="bfloat16")
     assert kept.cached is not None and computed.cached is None
-    assert kept[asked].dtype == torch.bfloat16 and kept.bytes == prefix.Prefix(net, faces, limit=0).bytes // 2
+    assert kept[[3, 1]].dtype == torch.bfloat16 and kept.bytes == prefix.Prefix(net, faces, limit=0).bytes // 2
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = net(prefix.pixels(faces, np.arange(len(faces))))[asked].float()
-    assert torch.equal(prefix.logits(net, kept, asked), expected)
+        expected = net(prefix.pixels(faces, every)).float()
+    assert torch.equal(prefix.logits(net, kept, every), expected)
+    assert torch.equal(prefix.logits(net, computed, every), expected)
 
 
 def test_predictions_in_bfloat16_are_those_of_autocast():
