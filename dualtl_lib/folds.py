@@ -36,7 +36,7 @@ def start_of(run: runs.Run, start: str) -> caffenet.Trunk:
 def do(run: runs.Run, job: sweep.Job) -> Path:
     """Train both models of a job and write what they, and a linear SVM, say of its test images; once.
 
-    Where the schedule's tail changes nothing it is left out, and "skipped" says from where and with what bound.
+    Where the run leaves out a tail of the schedule, "skipped" says from where and with what bound.
     """
     result, began = sweep.path(run, job), time.monotonic()
     if result.exists():
@@ -79,7 +79,7 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
         job.seed,
         checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
         cache_folder=run.path / "cache",
-        skip_dead_tail=True,
+        skip_dead_tail=run.skip_dead_tail,
         precision=run.precision,
     )
     skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}

@@ -117,7 +117,8 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         checkpoint=state,
         cache_folder=run.path / "cache",
         fabric=fabric,
-        validate_every=max(1, recipe.max_iter // 2),  # a look at the validation images costs many steps
+        validate_every=recipe.max_iter // 2 if run.budget == "quick" else None,  # a look costs many quick steps
+        skip_dead_tail=run.skip_dead_tail,
         precision=run.precision,
     )
     try:
@@ -128,6 +129,12 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         history = training.fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
         meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision)}
+        if "skipped_from" in history:
+            (begin,), (bound,) = history["skipped_from"], history["skipped_movement"]
+            meta["skipped"] = (
+                f"iterations from {begin} on: no weight can move by more than {bound:.1e} of its layer's RMS"
+            )
+            print(f"{name}: left out {meta['skipped']}")
         weights.save_model(model, run.checkpoint(name), **meta)
     return history
 

@@ -35,6 +35,7 @@ KEYS = {
 OPTIONAL = {
     "person": r"S\d+",  # in a folder per class: the pattern that finds the person in a picture's name
     "precision": "float32",  # of training and testing: "float32", "bfloat16", or "auto", the faster on this machine
+    "skip_dead_tail": False,  # leave out what training.fit shows to change nothing
     "sweep": {},  # sweep.Job's choices, each a list, and the number of folds
 }
 
@@ -53,6 +54,7 @@ class Run:
     people: bool
     person: str
     precision: str
+    skip_dead_tail: bool
     sweep: dict
 
     @property

@@ -188,19 +188,18 @@ def fit(
         solver.step()
         history["loss"].append(value)
         history["rate"].append(solver.rate)
-        if validation is not None and ((t + 1) % validate_every == 0 or t + 1 == recipe.max_iter):
+        movement = _left(solver, recipe, t + 1) if skip_dead_tail else math.inf
+        ends = t + 1 == recipe.max_iter or movement <= DEAD
+        if validation is not None and ((t + 1) % validate_every == 0 or ends):
             history["validated"].append(t + 1)
             predicted = evaluation.predict(model, validation, features=validation_maps)
             history["validation"].append(evaluation.accuracy(predicted, validation.targets).value)
-        if t % 10 == 0 or t + 1 == recipe.max_iter:
+        if t % 10 == 0 or ends:
             accuracy = ", ".join(f"{a:.3f}" for a in history["validation"][-1:])
             bar.set_postfix(loss=f"{value:.3f}", accuracy=accuracy, refresh=False)
-        if skip_dead_tail and (t + 1) % recipe.stepsize == 0 and t + 1 < recipe.max_iter:
-            movement = max(furthest(solver, recipe, t + 1).values())
-            if movement <= DEAD:
-                history |= {"skipped_from": [t + 1], "skipped_movement": [movement]}
-                break
-            solver.largest.clear()  # the next plateau's gradients are measured anew
+        if movement <= DEAD:
+            history |= {"skipped_from": [t + 1], "skipped_movement": [movement]}
+            break
     if not all(p.isfinite().all() for p in model.parameters()):
         raise Diverged(f"a weight is not finite after iteration {t}{_kept(keeper)}; try a lower base_lr")
     if keeper:
@@ -256,6 +255,15 @@ def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, floa
         return (way / m.weights.square().mean().sqrt()).item()
 
     return {m.name: bound(m) for m in solver.moved}
+
+
+def _left(solver: CaffeSGD, recipe: Recipe, done: int) -> float:
+    """Where the rate drops after `done` iterations, `furthest` of all parameters; elsewhere infinite."""
+    if done % recipe.stepsize or done == recipe.max_iter:
+        return math.inf
+    movement = max(furthest(solver, recipe, done).values())
+    solver.largest.clear()  # the next plateau's gradients are measured anew
+    return movement
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -388,10 +388,10 @@ def test_dead_tail_is_skipped_within_its_bound():
     recipe = dataclasses.replace(SHORT, stepsize=5, max_iter=60, momentum=0.5)
     whole, short = expression_net(), expression_net()
     full = training.fit(whole, Patterns(), recipe)
-    history = training.fit(short, Patterns(), recipe, skip_dead_tail=True)
+    history = training.fit(short, Patterns(), recipe, skip_dead_tail=True, validation=Patterns(), validate_every=7)
     (stopped,), (bound,) = history["skipped_from"], history["skipped_movement"]
     assert "skipped_from" not in full and len(full["loss"]) == 60
-    assert stopped == len(history["loss"]) < 60 and bound <= training.DEAD
+    assert stopped == len(history["loss"]) == history["validated"][-1] < 60 and bound <= training.DEAD
     assert history["loss"] == full["loss"][:stopped]
     for (name, a), b in zip(whole.named_parameters(), short.parameters(), strict=True):
         moved = ((a - b).abs().max() / b.square().mean().sqrt()).item()
