@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dualtl_lib import runs
+from dualtl_lib.caffenet import SIZE
 from dualtl_lib.precision import autocast
 
 CHUNK = 50  # images at a time; fixed, so that the cached bits do not depend on who asks
@@ -25,31 +26,42 @@ class Prefix:
     """Feature maps of the frozen layers for every image of a data set; `prefix[indices]` gives [n, C, H, W].
 
     model: its `frozen()` layers are what is computed. None frozen: `prefix[indices]` gives the transformed images.
-    limit: bytes. A cache that would be larger is not made; the maps are then computed each time they are asked for.
+    limit: bytes; None: 4 GiB, or on a GPU two thirds of what is free there. A cache that would be larger is not made;
+        the maps are then computed each time they are asked for.
     folder: where the cache is kept, as a file named after its content (the images, and the weights and order of the
         layers) and shared by all that ask for the same. Faces that are a part of a larger set (`Faces.subset`) share
         one file for all of it where that fits, so folds and protocols compute it once; and what fewer frozen layers
         have left there is gone on from. Older caches make room when the limit would be passed. None: in memory.
     precision: "float32", or "bfloat16": maps are computed and kept in it, in half the bytes. The next layer, which
         computes in it too, would round them to it anyway, so nothing is lost.
+
+    Of a model on a GPU the maps are kept there, whatever the folder; where they do not fit, the pixels are if they do,
+    so that the card is not fed by the CPU.
     """
 
     def __init__(
-        self, model: nn.Module, faces, limit: int = LIMIT, folder: Path | None = None, precision: str = "float32"
+        self, model: nn.Module, faces, limit: int | None = None, folder: Path | None = None, precision: str = "float32"
     ):
         self.trunk, self.faces, self.frozen = model.trunk, faces, model.frozen()
-        self.precision, self.dtype, self.kept_as = precision, getattr(torch, precision), KEPT_AS[precision]
+        self.precision, self.dtype = precision, getattr(torch, precision)
         self.maps = model.trunk.shapes()[self.frozen[-1]] if self.frozen else ()
-        self.cached, self.rows = None, np.arange(len(faces))
-        if not self.frozen or self.bytes > limit:
-            return
-        if folder is None:
-            self.cached = self._fill(np.empty((len(faces), *self.maps), self.kept_as), faces.images)
-            return
-        images = faces.images
-        if hasattr(images, "rows") and self.bytes * len(images.pixels) <= limit * len(images):
-            self.rows, images = images.rows, images.pixels
-        self.cached = self._file(images, Path(folder), limit)
+        self.kept = self.pixels = None
+        self.rows = torch.arange(len(faces))
+        on_card = self.device.type == "cuda"
+        if limit is None:
+            limit = torch.cuda.mem_get_info(self.device)[0] * 2 // 3 if on_card else LIMIT
+        if self.frozen and self.bytes <= limit:
+            if folder and not on_card:
+                self._share(Path(folder), limit)
+            else:
+                self.kept = self._fill(self._empty(len(faces), *self.maps), faces.images)
+        elif on_card and len(faces) * 3 * SIZE**2 <= limit:
+            self.pixels = self._resident(faces.images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.trunk.conv1.weight.device
 
     @property
     def bytes(self) -> int:
@@ -66,19 +78,16 @@ class Prefix:
         return len(self.faces)
 
     def __getitem__(self, indices) -> Tensor:
-        if self.cached is not None:
-            return self._maps(self.cached[self.rows[np.asarray(indices)]])
+        if self.kept is not None:
+            return self.kept[self.rows[torch.as_tensor(indices)].to(self.kept.device)].to(self.device)
+        if self.pixels is not None:
+            return self.compute(self.pixels[torch.as_tensor(indices, device=self.device)])
         return self.compute(pixels(self.faces, indices))
-
-    def _maps(self, kept: np.ndarray) -> Tensor:
-        """Maps as they are kept, without copying them."""
-        return torch.from_numpy(kept).view(self.dtype)
 
     @torch.no_grad()
     def compute(self, images: Tensor) -> Tensor:
         """The maps of uint8 images [n, 3, 227, 227] without the cache."""
-        x = self.trunk.transform(images.to(self.trunk.conv1.weight.device))
-        return self._on(x, self.frozen) if self.frozen else x
+        return self._on(self.trunk.transform(images.to(self.device)), self.frozen)
 
     def _on(self, x: Tensor, layers: tuple[str, ...]) -> Tensor:
         with autocast(self.precision, x.device):
@@ -86,17 +95,25 @@ class Prefix:
                 x = self.trunk(x, start=name, stop=name).contiguous()
         return x
 
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
     @torch.no_grad()
-    def _fill(self, out: np.ndarray, images, known: np.ndarray | None = None, done: int = 0) -> np.ndarray:
+    def _fill(self, out: Tensor, images, known: Tensor | None = None, done: int = 0) -> Tensor:
         """Compute all maps into `out`, from the images or from the maps `known` of the first `done` frozen layers."""
         for begin in tqdm(range(0, len(out), CHUNK), desc=f"frozen {', '.join(self.frozen)}", leave=False):
             part = slice(begin, begin + CHUNK)
             if known is None:
-                x = self.compute(torch.from_numpy(np.array(images[part])))
+                out[part] = self.compute(torch.from_numpy(np.array(images[part])))
             else:
-                here = self._maps(known[part].copy()).to(self.trunk.conv1.weight.device)
-                x = self._on(here, self.frozen[done:])
-            self._maps(out[part]).copy_(x)
+                out[part] = self._on(known[part], self.frozen[done:])
+        return out
+
+    def _resident(self, images) -> Tensor:
+        """All the pixels, on the card."""
+        out = torch.empty(len(images), 3, SIZE, SIZE, dtype=torch.uint8, device=self.device)
+        for begin in tqdm(range(0, len(out), CHUNK), desc="pixels to the GPU", leave=False):
+            out[begin : begin + CHUNK] = torch.from_numpy(np.array(images[begin : begin + CHUNK]))
         return out
 
     def key(self, layers: tuple[str, ...], images: str) -> str:
@@ -107,7 +124,11 @@ class Prefix:
         about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform, self.precision
         return runs.fingerprint(repr(about).encode(), *weights, images.encode())
 
-    def _file(self, images, folder: Path, limit: int) -> np.ndarray:
+    def _share(self, folder: Path, limit: int):
+        """Find the maps in a file of the folder, or put them there."""
+        images = self.faces.images
+        if hasattr(images, "rows") and self.bytes * len(images.pixels) <= limit * len(images):
+            self.rows, images = torch.from_numpy(images.rows), images.pixels
         fingerprint = content(images)
 
         def of(layers: tuple[str, ...]) -> Path:
@@ -119,20 +140,28 @@ class Prefix:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             fewer = ((n, of(self.frozen[:n])) for n in range(len(self.frozen) - 1, 0, -1))
-            done, base = next(((n, file) for n, file in fewer if file.exists()), (0, None))
-            known = np.load(base, mmap_mode="r") if base else None  # stays readable if its file makes room
+            done, known = next(((n, self._open(file)) for n, file in fewer if file.exists()), (0, None))
             others = sorted(folder.glob("prefix-*.npy"), key=lambda p: p.stat().st_mtime)
             needed = int(np.prod(shape)) * self.dtype.itemsize
             while others and needed + sum(p.stat().st_size for p in others) > limit:
-                others.pop(0).unlink(missing_ok=True)  # another process may have been faster
+                others.pop(0).unlink(
+                    missing_ok=True
+                )  # another process may have been faster; what is open stays readable
             with runs.replacing(path) as part:
-                self._fill(np.lib.format.open_memmap(part, "w+", self.kept_as, shape), images, known, done).flush()
-        return np.load(path, mmap_mode="r")
+                file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], shape)
+                runs.reserve(part)
+                self._fill(torch.from_numpy(file).view(self.dtype), images, known, done)
+                file.flush()
+        self.kept = self._open(path)
+
+    def _open(self, path: Path) -> Tensor:
+        """The maps in a file, read as they are asked for."""
+        return torch.from_numpy(np.load(path, mmap_mode="c")).view(self.dtype)
 
 
 def logits(model: nn.Module, maps: Prefix, indices) -> Tensor:
     """A model's float32 logits for the images at these indices, from the frozen layers' maps on."""
-    x = maps[indices].to(maps.trunk.conv1.weight.device)
+    x = maps[indices]
     with autocast(maps.precision, x.device):
         return model.classify(x if maps.start is None else model.trunk(x, start=maps.start)).float()
 

@@ -6,6 +6,7 @@ a random number generator, and a training that was killed and resumed ends with 
 
 import copy
 import dataclasses
+import functools
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from dualtl_lib import evaluation, paper
 from dualtl_lib.checkpoint import Checkpoint, OtherTraining
 from dualtl_lib.precision import resolve
-from dualtl_lib.prefix import LIMIT, Prefix, logits
+from dualtl_lib.prefix import Prefix, logits
 from dualtl_lib.solver import CaffeSGD, Moved
 
 __all__ = ["CELEBA", "CKPLUS", "LOSSES", "CaffeSGD", "Diverged", "OtherTraining", "Recipe", "fit", "hinge", "moved"]
@@ -100,14 +101,18 @@ CKPLUS = Recipe(**paper.TABLE4)  # step three
 DEAD = 1e-3  # of a tensor's root mean square: a movement too small to matter
 
 
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, images: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(images)
+
+
 def batch_indices(iteration: int, batch: int, images: int, seed: int) -> np.ndarray:
     """Which images an iteration trains on: the next `batch` of an endless list that is shuffled anew every epoch."""
     position = np.arange(iteration * batch, (iteration + 1) * batch)
     chosen = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(position // images):
-        order = np.random.default_rng((seed, int(epoch))).permutation(images)
         here = position // images == epoch
-        chosen[here] = order[position[here] % images]
+        chosen[here] = _order(seed, int(epoch), images)[position[here] % images]
     return chosen
 
 
@@ -121,7 +126,7 @@ def fit(
     *,
     validate_every: int | None = None,
     save_every: float = 30.0,
-    cache: int = LIMIT,
+    cache: int | None = None,
     cache_folder: Path | None = None,
     skip_dead_tail: bool = False,
     precision: str = "float32",
@@ -135,7 +140,8 @@ def fit(
     checkpoint: a file to keep the state in, written every `save_every` seconds and at the end. If it exists, training
         goes on from there, and a finished one returns at once with the model's weights loaded. One of another
         recipe, data set, seed or initial model is refused with OtherTraining, a ValueError.
-    cache: the most bytes that the frozen layers' outputs may take; cache_folder: on disk there instead of in memory.
+    cache: the most bytes that the frozen layers' outputs may take; cache_folder: on disk there instead of in memory
+        (prefix.Prefix's limit and folder).
     skip_dead_tail: stop before a drop of the rate after which no weight can move by a thousandth of its tensor's
         root mean square any more (`furthest`). Table 3's last 96,000 iterations are such a tail.
     precision: "float32", "bfloat16", or "auto": the faster on this machine (precision.py).

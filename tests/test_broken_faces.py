@@ -1,6 +1,7 @@
 """Broken pictures, labels and folders: a clear error or a counted warning, never a crash or a wrong label."""
 
 import io
+import shutil
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dualtl_lib import paper
-from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop, dataset
+from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop
 from dualtl_lib.faces.celeba import read_attributes
 
 NAMES = ("Smiling", "Big_Nose", "Young")
@@ -173,7 +174,7 @@ def test_a_cache_folder_that_cannot_be_written_to(root, tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_decoded(root, cache, monkeypatch):
     full = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda _: full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     with pytest.raises(OSError, match="are needed and"):
         CelebA(root, "all", NAMES)
     assert list(cache.iterdir()) == []

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, training
@@ -300,7 +301,7 @@ def test_dropout_drops_half_and_differs_by_iteration():
 def test_prefix_is_the_network_cut_in_two(frozen, start):
     net, faces = expression_net(frozen=frozen).eval(), Patterns(7)
     maps = prefix.Prefix(net, faces)
-    assert maps.start == start and (maps.cached is not None) == bool(frozen)
+    assert maps.start == start and (maps.kept is not None) == bool(frozen)
     x = maps[[5, 0]]
     logits = net.classify(x if start is None else net.trunk(x, start=start))
     with torch.no_grad():
@@ -310,7 +311,7 @@ def test_prefix_is_the_network_cut_in_two(frozen, start):
 def test_prefix_that_does_not_fit_is_computed():
     net, faces = expression_net(), Patterns(7)
     small, large = prefix.Prefix(net, faces, limit=7 * 8 * 13 * 13 * 4 - 1), prefix.Prefix(net, faces)
-    assert small.cached is None and large.cached.nbytes == 7 * 8 * 13 * 13 * 4
+    assert small.kept is None and large.kept.nbytes == 7 * 8 * 13 * 13 * 4
     torch.testing.assert_close(small[[3]], large[[3]])
 
 
@@ -339,7 +340,7 @@ def some_of(images, rows):
 def test_parts_of_a_set_share_one_prefix_file(tmp_path, monkeypatch):
     net, one, other = expression_net(), some_of(60, [3, 59, 10]), some_of(60, range(5, 50))
     first = prefix.Prefix(net, one, folder=tmp_path)
-    assert first.cached.shape[0] == 60 and len(first) == 3
+    assert first.kept.shape[0] == 60 and len(first) == 3
     torch.testing.assert_close(first[[0, 1, 2]], first.compute(one.batch([0, 1, 2])))
     monkeypatch.setattr(prefix.Prefix, "_fill", lambda *_: pytest.fail("computed again"))
     second = prefix.Prefix(net, other, folder=tmp_path)
@@ -349,7 +350,7 @@ def test_parts_of_a_set_share_one_prefix_file(tmp_path, monkeypatch):
 def test_parts_of_a_set_too_large_for_the_limit_are_kept_alone(tmp_path):
     net, part = expression_net(), some_of(60, [3, 59, 10])
     made = prefix.Prefix(net, part, limit=20 * 8 * 13 * 13 * 4, folder=tmp_path)
-    assert made.cached.shape[0] == 3
+    assert made.kept.shape[0] == 3
     torch.testing.assert_close(made[[1]], made.compute(part.batch([1])))
 
 
@@ -379,6 +380,27 @@ def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
     assert equal(ends[0], ends[1])
     for name in ends[0]:
         torch.testing.assert_close(ends[0][name], ends[2][name], rtol=1e-3, atol=1e-5)
+
+
+EVERY = tuple(layer.name for layer in TINY)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "limit", "resident"),
+    [(("conv1",), 1 << 30, "kept"), (EVERY, 1 << 30, "kept"), ((), 1 << 30, "pixels"), (EVERY, 0, None)],
+)
+def test_a_model_on_a_gpu_meets_no_tensor_on_the_cpu(frozen, limit, resident):
+    """PyTorch's fake tensors know their device and refuse to mix; they need no GPU, and compute nothing."""
+    faces = Patterns(images=10)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            net = expression_net(frozen=frozen)
+        maps = prefix.Prefix(net, faces, limit=limit)
+        answers = prefix.logits(net, maps, np.array([3, 1]))
+        loss = training.hinge(answers, faces.targets[[3, 1]].to(answers.device))
+        predicted = evaluation.predict(net, faces)
+    assert [name for name in ("kept", "pixels") if getattr(maps, name) is not None] == ([resident] if resident else [])
+    assert loss.device.type == maps.device.type == "cuda" and predicted.device.type == "cpu"
 
 
 # --- the dead tail
@@ -436,7 +458,7 @@ def test_keeping_maps_in_bfloat16_changes_no_bit(frozen, tmp_path):
     kept = prefix.Prefix(net, faces, folder=tmp_path, precision="bfloat16")
     every = np.arange(len(faces))
     computed = prefix.Prefix(net, faces, limit=0, precision="bfloat16")
-    assert kept.cached is not None and computed.cached is None
+    assert kept.kept is not None and computed.kept is None
     assert kept[[3, 1]].dtype == torch.bfloat16 and kept.bytes == prefix.Prefix(net, faces, limit=0).bytes // 2
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = net(prefix.pixels(faces, every)).float()

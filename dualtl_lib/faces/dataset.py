@@ -1,10 +1,8 @@
 """What every set of faces is: images in a memory-mapped cache, labels, people and sequences beside them."""
 
 import copy
-import errno
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -240,7 +238,7 @@ def _build(path: Path, notes: Path, files: Sequence[Path], mode: str, boxes: Seq
     path.parent.mkdir(parents=True, exist_ok=True)
     with runs.replacing(path) as part, runs.replacing(notes) as sheet:
         out = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        _reserve(part)
+        runs.reserve(part)
 
         def work(chunk: range) -> int:
             for i in chunk:
@@ -270,13 +268,3 @@ def _in_parallel(work, n: int) -> None:
                 bar.update(done.result())
         finally:  # also on Ctrl-C: drop what has not begun, wait for what has
             pool.shutdown(cancel_futures=True)
-
-
-def _reserve(path: Path) -> None:
-    """Take a file's space on the disk now: a memory map that outgrows its disk ends the process without a word."""
-    size, free = path.stat().st_size, shutil.disk_usage(path.parent).free
-    if free < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
