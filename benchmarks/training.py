@@ -189,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.images < BATCH:
         parser.error(f"--images is at least a batch, {BATCH}")
-    precision = resolve(args.precision)
+    precision = resolve(args.precision, torch.device("cpu"))
     peak = {"float32": matrix_rate(torch.float32)}
     peak["bfloat16"] = matrix_rate(
         torch.bfloat16, n=2048 if bfloat16_pays("cpu") else 128

@@ -72,16 +72,17 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
     """The model of a figure trained from this trunk, its predictions [N of test], and what tail was skipped."""
     model = materials.expression_net(trunk, train, run, conv5=figure == 14, seed=job.seed)
     recipe = materials.recipe(run, "ckplus" if figure == 14 else "heads")
-    history = training.fit(
-        model,
-        train,
-        recipe,
-        job.seed,
-        checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
-        cache_folder=run.path / "cache",
-        skip_dead_tail=run.skip_dead_tail,
-        precision=run.precision,
-    )
+    with materials.accelerated(model):
+        history = training.fit(
+            model,
+            train,
+            recipe,
+            job.seed,
+            checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
+            cache_folder=run.path / "cache",
+            skip_dead_tail=run.skip_dead_tail,
+            precision=run.precision,
+        )
     skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}
     return model, materials.predict(run, model, test), skipped
 

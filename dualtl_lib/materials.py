@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
 from .faces import splits
-from .precision import resolve
+from .precision import accelerator, resolve
 from .prefix import Prefix
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
@@ -108,8 +108,6 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
 
     fabric: the processes that train it together, as for training.fit.
     """
-    if fabric:
-        model.to(fabric.device)
     state = run.path / "training" / f"{name}.safetensors"
     arguments = dict(
         seed=run.seed,
@@ -121,22 +119,34 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         skip_dead_tail=run.skip_dead_tail,
         precision=run.precision,
     )
-    try:
-        history = training.fit(model, data, recipe, **arguments)
-    except training.OtherTraining:  # something above this training has changed since
-        print(f"training {name} anew: the state that was kept is of other settings, data or weights")
-        state.unlink(missing_ok=True)
-        history = training.fit(model, data, recipe, **arguments)
+    with accelerated(model, fabric.device if fabric else None) as device:
+        try:
+            history = training.fit(model, data, recipe, **arguments)
+        except training.OtherTraining:  # something above this training has changed since
+            print(f"training {name} anew: the state that was kept is of other settings, data or weights")
+            state.unlink(missing_ok=True)
+            history = training.fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
-        meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision)}
+        meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision, device)}
         if "skipped_from" in history:
             (begin,), (bound,) = history["skipped_from"], history["skipped_movement"]
             meta["skipped"] = (
-                f"iterations from {begin} on: no weight can move by more than {bound:.1e} of its layer's RMS"
+                f"from iteration {begin} on; no weight could move by more than {bound:.1e} of its layer's RMS"
             )
             print(f"{name}: left out {meta['skipped']}")
         weights.save_model(model, run.checkpoint(name), **meta)
     return history
+
+
+@contextlib.contextmanager
+def accelerated(model, device: torch.device | None = None):
+    """The model on a device, by default the GPU where there is one, and back on the CPU afterwards: `as` the device."""
+    device = device or accelerator()
+    try:
+        model.to(device)
+        yield device
+    finally:
+        model.cpu()
 
 
 def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
@@ -157,8 +167,9 @@ def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.Expr
 
 def predict(run: runs.Run, net: caffenet.ExpressionNet, test: faces.CKPlus) -> Tensor:
     """evaluation.predict, going on from what training has kept of the frozen layers: int64 [N]."""
-    kept = Prefix(net, test, folder=run.path / "cache", precision=resolve(run.precision))
-    return evaluation.predict(net, test, features=kept)
+    with accelerated(net) as device:
+        kept = Prefix(net, test, folder=run.path / "cache", precision=resolve(run.precision, device))
+        return evaluation.predict(net, test, features=kept)
 
 
 def expression_predictions(run: runs.Run, data: faces.CKPlus, by_protocol: dict) -> dict[str, dict[str, Tensor]]:
@@ -188,11 +199,12 @@ def covered_predictions(run: runs.Run, model, test: faces.CKPlus, value: int = 0
     def covering(region: str):
         return lambda images: occlusion.cover(images, region, value, test.layout)
 
-    covered = {
-        region: evaluation.predict(model, test, covering(region), precision=run.precision)
-        for region in paper.TABLE6
-        if region != "none"
-    }
+    with accelerated(model):
+        covered = {
+            region: evaluation.predict(model, test, covering(region), precision=run.precision)
+            for region in paper.TABLE6
+            if region != "none"
+        }
     return {"none": predict(run, model, test), **covered}
 
 

@@ -28,13 +28,21 @@ def bfloat16_pays(device: str) -> bool:
     return min(taken[torch.float32]) >= 1.5 * min(taken[torch.bfloat16])
 
 
-def resolve(precision: str, device: torch.device | str = "cpu") -> str:
-    """ "float32" or "bfloat16": what "auto" means on this device, any other as it is. Raises ValueError for others."""
+def accelerator() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve(precision: str, device: torch.device | None = None) -> str:
+    """ "float32" or "bfloat16": what "auto" means on this device, by default the `accelerator`; any other as it is.
+
+    Raises ValueError for others.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision != "auto":
         return precision
-    return "bfloat16" if bfloat16_pays(str(device)) else "float32"
+    return "bfloat16" if bfloat16_pays(str(device or accelerator())) else "float32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
