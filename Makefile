@@ -48,8 +48,11 @@ explore: .venv/installed
 	voila notebooks/09_explorer.ipynb
 
 bench: .venv/installed
+	python benchmarks/faces.py
 	python benchmarks/deconvnet.py
 	python benchmarks/training.py
+	python benchmarks/training.py --order norm-pool
+	python benchmarks/precision.py
 
 .venv/installed: pyproject.toml
 	python3 -m venv .venv

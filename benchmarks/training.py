@@ -1,15 +1,17 @@
 """How fast training is: images a second of each step, against the plain loop, and the share of the matrix rate.
 
-python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm] [--precision float32]
+python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm] [--precision auto] [--schedule 500]
 
 (a) step two, conv1 frozen; (b) step three, conv1 and conv2 frozen; (c) Fig. 18's heads, all layers frozen;
 (d) inference. The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader,
 torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the
 matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
-seconds. Random weights and pictures: neither changes the time.
+seconds. Random weights and pictures: neither changes the time. Then Table 4 through training.fit on as many images as
+the paper has, --schedule of its iterations, and how the frozen layers' maps grow with the data.
 """
 
 import argparse
+import dataclasses
 import os
 import resource
 import time
@@ -84,9 +86,10 @@ def plain_steps(model: nn.Module, data: Noise):
             yield len(images)
 
 
-def our_steps(model: nn.Module, data: Noise, precision: str):
+def our_steps(model: nn.Module, data: Noise, precision: str, maps: Prefix | None = None):
     """The same by the parts that training.fit is made of, the frozen layers' maps being there already."""
-    maps, solver = Prefix(model, data, precision=precision), CaffeSGD(model.named_parameters(), 0.9, 5e-4)
+    maps = maps or Prefix(model, data, precision=precision)
+    solver = CaffeSGD(model.named_parameters(), 0.9, 5e-4)
     solver.rate = 1e-6
     for t in range(10**9):
         chosen = training.batch_indices(t, BATCH, len(data), seed=0)
@@ -167,16 +170,41 @@ class FirstOf:
         return len(self.images)
 
 
-def growth(sizes: list[int], order: str) -> None:
-    """Seconds and memory of step three's cache as the data set grows."""
-    print("\nThe frozen layers' maps of step three as the data grow")
-    print("\n| images | s | s per 1000 | MB |\n|---:|---:|---:|---:|")
+def schedule(iterations: int, order: str, precision: str) -> None:
+    """Table 4 by training.fit on 1400 images: seconds of the frozen layers, and of the iterations."""
+    model = build(caffenet.ExpressionNet, ("conv1", "conv2"), order)
+    data = Noise(paper.CKPLUS_SPLIT["train"], None)
+    short = dataclasses.replace(training.CKPLUS, max_iter=iterations)
+    begin = time.perf_counter()
+    Prefix(model, data, precision=precision)
+    frozen = time.perf_counter() - begin
+    begin = time.perf_counter()
+    training.fit(model, data, short, precision=precision)
+    each = (time.perf_counter() - begin - frozen) / iterations
+    whole = (frozen + training.CKPLUS.max_iter * each) / 60
+    print(
+        f"\nTable 4, {len(data)} images: {iterations} iterations at {1000 * each:.0f} ms, "
+        f"frozen layers {frozen:.0f} s; extrapolated to {training.CKPLUS.max_iter}: {whole:.0f} minutes"
+    )
+
+
+def growth(sizes: list[int], order: str, precision: str) -> None:
+    """Time and memory of step three as the data set grows: the frozen layers' maps, and a step with them."""
+    print("\n| images | frozen layers, s | s per 1000 | their maps, MB | training, images/s | peak memory, GB |")
+    print("|---:|---:|---:|---:|---:|---:|")
     for n in sizes:
         model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
         begin = time.perf_counter()
-        maps = Prefix(model, data)
+        maps = Prefix(model, data, precision=precision)
         taken = time.perf_counter() - begin
-        print(f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {maps.bytes / 1e6:.0f} |", flush=True)
+        rate = rates({"ours": our_steps(model, data, precision, maps)}, rounds=3)["ours"]
+        size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
+        print(f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {size} |", flush=True)
+
+
+def peak_memory() -> float:
+    """The most that this process has held so far, in GB; the pictures are part of it."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main() -> None:
@@ -184,16 +212,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--iterations", type=int, default=6, help="turns of each that count")
     parser.add_argument("--order", choices=("pool-norm", "norm-pool"), default="pool-norm")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), default="float32")
-    parser.add_argument("--grow", type=int, nargs="*", default=[], help="sizes of data to fill the cache with")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "auto"), default="auto")
+    parser.add_argument("--schedule", type=int, default=500, help="iterations of Table 4 that are measured")
+    parser.add_argument("--grow", type=int, nargs="*", default=[1000, 2000, 4000, 8000], help="sizes of data")
     args = parser.parse_args()
     if args.images < BATCH:
         parser.error(f"--images is at least a batch, {BATCH}")
     precision = resolve(args.precision, torch.device("cpu"))
-    peak = {"float32": matrix_rate(torch.float32)}
-    peak["bfloat16"] = matrix_rate(
-        torch.bfloat16, n=2048 if bfloat16_pays("cpu") else 128
-    )  # emulated, it takes minutes
+    size = 128 if not bfloat16_pays("cpu") else 2048  # where it is emulated, a product of 2048 takes minutes
+    peak = {"float32": matrix_rate(torch.float32), "bfloat16": matrix_rate(torch.bfloat16, n=size)}
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
     print(f"matrix rate, GFLOP/s: {measured}; ours in {precision}, the plain loop in float32\n")
@@ -210,15 +237,11 @@ def main() -> None:
         turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision)}
         found = rates(turns, args.iterations)
         row(name, found, operations(model, training_step=True))
-        if name.startswith("(b)"):
-            minutes = paper.TABLE4["max_iter"] * BATCH / found["ours"] / 60
     data = Noise(args.images, None)
     found = inference(data, args.order, precision, args.iterations)
     row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
-    print(f"\nTable 4's {paper.TABLE4['max_iter']} iterations, extrapolated from (b): {minutes:.0f} minutes")
-    if args.grow:
-        growth(args.grow, args.order)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    schedule(args.schedule, args.order, precision)
+    growth(args.grow, args.order, precision)
 
 
 if __name__ == "__main__":

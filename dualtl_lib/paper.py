@@ -51,6 +51,7 @@ TABLE1 = (
 TABLE3 = dict(base_lr=1e-4, batch=100, gamma=0.1, stepsize=1000, max_iter=100_000, momentum=0.9, weight_decay=5e-4)
 TABLE4 = dict(base_lr=1e-4, batch=100, gamma=0.1, stepsize=1000, max_iter=10_000, momentum=0.9, weight_decay=5e-5)
 
+CELEBA_IMAGES = 202_599  # section 4.2.1
 CKPLUS_IMAGES = 1875  # section 4.3.1
 CKPLUS_SPLIT = dict(train=1400, test=200, validation=275)
 
