@@ -7,6 +7,7 @@ RUN ?= embedded
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
+BROWSER := tests/test_explorer_browser.py
 LONGEST := tests/test_faults.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
 export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -29,14 +30,16 @@ test: .venv/installed
 	rm -rf runs/test
 	ruff check
 	ruff format --check
-	OMP_NUM_THREADS=1 pytest -n 2 --ignore tests/test_faults.py --ignore tests/test_explorer_browser.py tests
+	OMP_NUM_THREADS=1 pytest -n 2 -rs --ignore tests/test_faults.py \
+		$(addprefix --deselect $(BROWSER)::,test_in_jupyterlab test_under_voila) tests
 	pytest -v $(NBVAL) $(ALONE)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(LONGEST) \
 		$(filter-out $(ALONE) $(LONGEST),$(wildcard notebooks/*.ipynb))
 
-# The explorer in a real browser, which needs Debian's chromium, and how long a slider's move takes.
+# The explorer in a real browser, which needs Debian's chromium, and how long a slider's move takes. The shortest of
+# these tests is one of `make test`.
 browser: .venv/installed
-	pytest -s tests/test_explorer_browser.py
+	pytest -s $(BROWSER)
 
 # What a person uploads to the explorer may have 100 MB, not 10.
 lab explore: export JUPYTER_CONFIG_PATH = $(CURDIR)/config

@@ -56,7 +56,7 @@ def main() -> None:
             begin = time.process_time()
             written = write(Path(root) / "faces", args.images)
             seconds = time.process_time() - begin
-        print(f"| {name} | {written} | {seconds:.1f} | {written / seconds:.0f} | {spent(write, args.images // 4)} |")
+        print(f"| {name} | {written} | {seconds:.1f} | {written / seconds:.0f} | {spent(write, args.images)} |")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
     pytest.importorskip("snakemake_executor_plugin_slurm")
     said = plan(*line_of_readme("slurm"))
     jobs = sweep.jobs(runs.open_run("ckplus48"))
-    assert len(jobs) == 12 and all(f"output: runs/ckplus48/folds/{job}.json" in said for job in jobs)
+    assert len(jobs) == 66 and all(f"output: runs/ckplus48/folds/{job}.json" in said for job in jobs)
     fold = said[said.index("rule fold:") :]
     resources = re.search(r"resources: (.*)", fold)[1]
     assert "mem_mb=4000" in resources and "runtime=60" in resources and "slurm_partition=cpu" in resources
