@@ -62,12 +62,11 @@ class Preprocessing(NamedTuple):
                 f"expected uint8 RGB images [N, 3, {SIZE}, {SIZE}], found {images.dtype} {list(images.shape)}; "
                 "faces.crop.resize makes them from a picture of any size"
             )
-        x = images.float() * self.scale
-        if self.colour == "BGR":
-            x = x.flip(1)
-        mean = torch.tensor(self.mean, device=x.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(3, 1, 1)
-        return (x - mean) / std
+        x = (images.flip(1) if self.colour == "BGR" else images).float()
+        if self.scale != 1:
+            x.mul_(self.scale)
+        x.sub_(torch.tensor(self.mean, device=x.device).view(3, 1, 1))
+        return x if set(self.std) == {1.0} else x.div_(torch.tensor(self.std, device=x.device).view(3, 1, 1))
 
     def to_rgb(self, projection: Tensor) -> Tensor:
         """A projection onto the trunk's input [N, 3, H, W], its colours put back into RGB order."""
