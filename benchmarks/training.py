@@ -123,6 +123,32 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
+def convolution_rates(dtype: torch.dtype, budget: float = 1.0) -> dict[str, float]:
+    """The same of torch's own conv3 on a batch: forward, and its gradients by what enters and by the weights."""
+    layer, stride = caffenet.CAFFENET[2], [1, 1]
+    x, weight = torch.ones(BATCH, 256, 13, 13, dtype=dtype), torch.ones(layer.maps, 256, 3, 3, dtype=dtype)
+    y = torch.nn.functional.conv2d(x, weight, padding=layer.padding)
+
+    def gradient(*which: bool):
+        back = torch.ops.aten.convolution_backward
+        return lambda: back(y, x, weight, None, stride, stride, stride, False, [0, 0], 1, [*which, False])
+
+    parts = {
+        "forward": lambda: torch.nn.functional.conv2d(x, weight, padding=layer.padding),
+        "by what enters": gradient(True, False),
+        "by the weights": gradient(False, True),
+    }
+    rates = {}
+    for name, part in parts.items():
+        best, begin = 0.0, time.perf_counter()
+        while time.perf_counter() - begin < budget:
+            start = time.perf_counter()
+            part()
+            best = max(best, 2 * weight.numel() * 13**2 * BATCH / (time.perf_counter() - start))
+        rates[name] = best
+    return rates
+
+
 def operations(model: nn.Module, training_step: bool) -> int:
     """Floating-point operations for one image that cannot be avoided: those of the layers that are not frozen, forward,
     and when training twice more (by the weights and by what enters, which the first of them does without)."""
@@ -238,7 +264,9 @@ def main() -> None:
     row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
-    print(f"matrix rate, GFLOP/s: {measured}; ours in {precision}, the plain loop in float32\n")
+    alone = ", ".join(f"{k} {v / 1e9:.0f}" for k, v in convolution_rates(getattr(torch, precision)).items())
+    print(f"matrix rate, GFLOP/s: {measured}; torch's conv3 in {precision}: {alone}")
+    print(f"ours in {precision}, the plain loop in float32\n")
     print(f"| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the {precision} rate |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, plain, ours, work in rows:
