@@ -58,8 +58,10 @@ class Record(NamedTuple):
 
     def winners(self, width: int) -> Tensor:
         """The switches as places in a window that is `width` wide and begins where the map does: int64 [C, U, V]."""
+        own = self.conv.shape[3]
+        if width == own:
+            return self.switches
         if self.kept.get("width") != width:
-            own = self.conv.shape[3]
             rows = torch.div(self.switches, own, rounding_mode="floor")
             self.kept.update(width=width, winners=self.switches + rows * (width - own))
         return self.kept["winners"]
@@ -115,7 +117,13 @@ class Window(NamedTuple):
         )
 
     def cut(self, maps: Tensor) -> Tensor:
-        """Maps [C, H, W] -> [M, C, h, w] in channels-last order; beyond an edge, its nearest value."""
+        """Maps [C, H, W] -> [M, C, h, w] in channels-last order; beyond an edge, its nearest value.
+
+        Of one window that is the whole map, the maps themselves.
+        """
+        whole = maps.shape[1:] == (self.height, self.width)
+        if whole and len(self.tops) == 1 and not self.tops and not self.lefts:
+            return maps.unsqueeze(0)
         sizes = zip(self._indices(), maps.shape[1:], strict=True)
         rows, columns = (places.clamp(0, size - 1).to(maps.device) for places, size in sizes)
         return maps.permute(1, 2, 0)[rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
@@ -174,10 +182,12 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
 def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here. Values that share a winner add;
-    give 0 for those that should not count.
+    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here for a window that begins elsewhere
+    than the map. Values that share a winner add; give 0 for those that should not count.
     """
-    places -= (window.tops * window.width + window.lefts).view(-1, 1, 1, 1).to(y.device)
+    shift = window.tops * window.width + window.lefts
+    if shift.any():
+        places -= shift.view(-1, 1, 1, 1).to(y.device)
     out = y.new_zeros(len(y), window.height * window.width, y.shape[1])
     last = [t.permute(0, 2, 3, 1).flatten(1, 2) for t in (places, y)]  # channels last, as the convolution wants them
     return out.scatter_add_(1, *last).unflatten(1, (window.height, window.width)).permute(0, 3, 1, 2)
