@@ -182,8 +182,8 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
 def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here for a window that begins elsewhere
-    than the map. Values that share a winner add; give 0 for those that should not count.
+    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here where the window does not begin
+    with the map. Values that share a winner add; give 0 for those that should not count.
     """
     shift = window.tops * window.width + window.lefts
     if shift.any():
