@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # Pixels of receptive fields computed at once: so many that what lies between stays in the cache (on a GPU, in memory).
-AT_ONCE = {"cpu": 400_000, "cuda": 8_000_000}
+AT_ONCE = {"cpu": 800_000, "cuda": 8_000_000}
 
 
 class Pool(NamedTuple):
