@@ -200,7 +200,7 @@ def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
         batch = neurons[:32].to(device)
         same(patches.paste(range(32)), trunk.transform.to_rgb(whole_batch(hooked, x, stop, batch)))
         paper = Deconvnet(trunk)
-        times = seconds(device, 1 if quick else 3, lambda: [captum(k) for k in some],
+        times = seconds(device, 1 if quick else 10, lambda: [captum(k) for k in some],
                         lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
                         lambda: paper.reconstruct_each(image, layer))  # fmt: skip
         counts = len(some), len(batch), len(neurons), len(neurons)
