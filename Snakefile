@@ -26,7 +26,8 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
-TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "precision", "evaluation", "occlusion", "folds"]  # what a fold uses
+# What a fold uses.
+TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "precision", "evaluation", "occlusion", "folds"]
 
 
 def executed(notebook):

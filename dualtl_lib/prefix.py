@@ -54,7 +54,8 @@ class Prefix:
             if folder and not on_card:
                 self._share(Path(folder), limit)
             else:
-                self.kept = self._fill(self._empty(len(faces), *self.maps), faces.images)
+                out = torch.empty(len(faces), *self.maps, dtype=self.dtype, device=self.device)
+                self.kept = self._fill(out, faces.images)
         elif on_card and len(faces) * 3 * SIZE**2 <= limit:
             self.pixels = self._resident(faces.images)
 
@@ -94,9 +95,6 @@ class Prefix:
             for name in layers:  # contiguous, so that the bits are the same whichever layer the cache goes on from
                 x = self.trunk(x, start=name, stop=name).contiguous()
         return x
-
-    def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     @torch.no_grad()
     def _fill(self, out: Tensor, images, known: Tensor | None = None, done: int = 0) -> Tensor:
@@ -144,9 +142,8 @@ class Prefix:
             others = sorted(folder.glob("prefix-*.npy"), key=lambda p: p.stat().st_mtime)
             needed = int(np.prod(shape)) * self.dtype.itemsize
             while others and needed + sum(p.stat().st_size for p in others) > limit:
-                others.pop(0).unlink(
-                    missing_ok=True
-                )  # another process may have been faster; what is open stays readable
+                # Another process may have been faster; `known` is open, and stays readable.
+                others.pop(0).unlink(missing_ok=True)
             with runs.replacing(path) as part:
                 file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], shape)
                 runs.reserve(part)

@@ -46,6 +46,8 @@ def test_pictures_of_people_stay_out_of_the_committed_folder(home):
     ("changes", "expected"),
     [
         (dict(budget="huge"), "budget is one of quick, paper"),
+        (dict(precision="half"), "precision is one of float32, bfloat16, auto"),
+        (dict(skip_dead_tail=1), "skip_dead_tail: expected bool, found 1"),
         (dict(seed="one"), "seed: expected int, found 'one'"),
         (dict(sead=1), "sead: expected one of"),
     ],
