@@ -52,16 +52,20 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float] = (104.0, 117.0, 123.0)  # in `colour`'s order, after scaling
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 RGB [N, 3, 227, 227] -> float32 [N, 3, 227, 227] as the trunk expects it.
-
-        Raises ValueError for another type or shape.
-        """
+    def check(self, images: Tensor) -> None:
+        """Raises ValueError for images of another type or shape than uint8 [N, 3, 227, 227]."""
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE):
             raise ValueError(
                 f"expected uint8 RGB images [N, 3, {SIZE}, {SIZE}], found {images.dtype} {list(images.shape)}; "
                 "faces.crop.resize makes them from a picture of any size"
             )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 RGB [N, 3, 227, 227] -> float32 [N, 3, 227, 227] as the trunk expects it.
+
+        Raises ValueError for another type or shape.
+        """
+        self.check(images)
         x = (images.flip(1) if self.colour == "BGR" else images).float()
         if self.scale != 1:
             x.mul_(self.scale)

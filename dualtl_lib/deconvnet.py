@@ -175,7 +175,7 @@ class Deconvnet:
 
     def _single(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images one by one; raises ValueError, as the trunk's transform does, where they are none."""
-        self.trunk.transform(images[:1])
+        self.trunk.transform.check(images)
         if len(images) == 0:
             raise ValueError("expected at least one image, found none")
         return images.split(1)

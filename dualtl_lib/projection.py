@@ -124,9 +124,12 @@ class Window(NamedTuple):
         whole = maps.shape[1:] == (self.height, self.width)
         if whole and len(self.tops) == 1 and not self.tops and not self.lefts:
             return maps.unsqueeze(0)
-        sizes = zip(self._indices(), maps.shape[1:], strict=True)
-        rows, columns = (places.clamp(0, size - 1).to(maps.device) for places, size in sizes)
-        return maps.permute(1, 2, 0)[rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+        height, width = maps.shape[1:]
+        rows, columns = self._indices()
+        at = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+        # Whole positions, all maps of each, are gathered in half the time that indexing by row and column takes.
+        found = maps.permute(1, 2, 0).flatten(0, 1).index_select(0, at.flatten().to(maps.device))
+        return found.unflatten(0, at.shape).permute(0, 3, 1, 2)
 
     def drop_beyond(self, x: Tensor, height: int, width: int) -> Tensor:
         """x [M, C, h, w] with zeros where it hangs over the edge of a map, written into x."""
@@ -172,10 +175,8 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
                 continue
             here = slice(0, height - down), slice(max(-right, 0), width - max(right, 0))
             there = slice(down, height), slice(max(right, 0), width - max(-right, 0))
-            same = switches[:, *here] == switches[:, *there]
-            if chosen is not None:
-                same &= chosen[:, *there]
-            last[:, *here] &= ~same
+            other = switches[:, *here] != switches[:, *there]
+            last[:, *here] &= other if chosen is None else other | ~chosen[:, *there]
     return last
 
 
@@ -202,10 +203,11 @@ def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = No
     slope, pull = x * factor * factor.pow(1 / norm.beta), x * (2 * norm.beta * norm.alpha / norm.size)
     if window:
         factor, slope, pull = (window.cut(maps[0]) for maps in (factor, slope, pull))
-    half, maps = norm.size // 2, x.shape[1]
-    shared = F.pad(gradient * slope, (0, 0, 0, 0, half, half))
-    across = sum(shared[:, shift : shift + maps] for shift in range(norm.size))
-    return factor * gradient - pull * across
+    half = norm.size // 2
+    near = torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).tril_(half).triu_(-half)
+    # Maps come last in memory, so a product adds up neighbours in less time than sums of shifted slices take.
+    across = (slope.mul(gradient).permute(0, 2, 3, 1) @ near).permute(0, 3, 1, 2)
+    return factor.mul(gradient).addcmul_(pull, across, value=-1)
 
 
 def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Tensor:
@@ -233,8 +235,17 @@ def phases(weight: Tensor, stride: int) -> Tensor:
 
 
 def shuffled(x: Tensor, s: int) -> Tensor:
-    """F.pixel_shuffle, [M, I * s * s, h, w] -> [M, I, h * s, w * s], faster out of channels-last order."""
-    return x.unflatten(1, (-1, s, s)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3) if s > 1 else x
+    """F.pixel_shuffle, [M, I * s * s, h, w] -> [M, I, h * s, w * s], faster out of channels-last order.
+
+    The s pixels of a row that lie together are moved as one number of as many bytes, where there is one.
+    """
+    if s == 1:
+        return x
+    count, _, height, width = x.shape
+    as_one = {8: torch.float64, 16: torch.complex128}.get(s * x.element_size(), x.dtype)
+    numbers = x.permute(0, 2, 3, 1).flatten().view(as_one)
+    numbers = numbers.view(count, height, width, -1, s, s if as_one == x.dtype else 1)
+    return numbers.permute(0, 3, 1, 4, 2, 5).flatten().view(x.dtype).view(count, -1, height * s, width * s)
 
 
 def transposed(h: Tensor, back: Tensor, stage: Stage, groups: int, window: Window, size: tuple[int, int]):
@@ -254,7 +265,7 @@ def clip(x: Tensor, window: Window, size: tuple[int, int]) -> tuple[Tensor, Wind
     beyond = top, _, left, _ = window.beyond(*size)
     kept = window.narrow(*beyond)
     x = x[:, :, top : top + kept.height, left : left + kept.width]
-    return kept.drop_beyond(x, *size), kept
+    return x if len(x) == 1 else kept.drop_beyond(x, *size), kept
 
 
 def field(stages: list[Stage], rows: Tensor, columns: Tensor) -> Window:
@@ -285,9 +296,9 @@ class Projector:
         """
         at = len(records) - 1
         stage, record = self.stages[at], records[at]
-        y = values * chosen
         if stage.pool and self.rules.assign:
-            y *= record.last() if chosen.all() else last_winner(record.switches, stage.pool, chosen)
+            chosen = record.last() if chosen.all() else chosen & last_winner(record.switches, stage.pool, chosen)
+        y = values * chosen
         origin = torch.zeros(1, dtype=torch.int64)
         window = Window(origin, origin, *y.shape[2:])
         x, window = self._down(records, at, y, window, slice(0, y.shape[1]), normalized=False)
