@@ -6,8 +6,9 @@ python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm
 (d) inference. The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader,
 torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the
 matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
-seconds. Random weights and pictures: neither changes the time. Then Table 4 through training.fit on as many images as
-the paper has, --schedule of its iterations, and how the frozen layers' maps grow with the data.
+seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of
+the matrix rate they reach. Random weights and pictures: neither changes the time. Then Table 4 through training.fit on
+as many images as the paper has, --schedule of its iterations, and how the frozen layers' maps grow with the data.
 """
 
 import argparse
@@ -15,10 +16,12 @@ import dataclasses
 import os
 import resource
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from dualtl_lib import caffenet, evaluation, paper, training
 from dualtl_lib.precision import bfloat16_pays, resolve
@@ -123,30 +126,34 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
-def convolution_rates(dtype: torch.dtype, budget: float = 1.0) -> dict[str, float]:
-    """The same of torch's own conv3 on a batch: forward, and its gradients by what enters and by the weights."""
-    layer, stride = caffenet.CAFFENET[2], [1, 1]
-    x, weight = torch.ones(BATCH, 256, 13, 13, dtype=dtype), torch.ones(layer.maps, 256, 3, 3, dtype=dtype)
-    y = torch.nn.functional.conv2d(x, weight, padding=layer.padding)
-
-    def gradient(*which: bool):
-        back = torch.ops.aten.convolution_backward
-        return lambda: back(y, x, weight, None, stride, stride, stride, False, [0, 0], 1, [*which, False])
-
-    parts = {
-        "forward": lambda: torch.nn.functional.conv2d(x, weight, padding=layer.padding),
-        "by what enters": gradient(True, False),
-        "by the weights": gradient(False, True),
-    }
-    rates = {}
-    for name, part in parts.items():
-        best, begin = 0.0, time.perf_counter()
-        while time.perf_counter() - begin < budget:
-            start = time.perf_counter()
-            part()
-            best = max(best, 2 * weight.numel() * 13**2 * BATCH / (time.perf_counter() - start))
-        rates[name] = best
-    return rates
+def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype):
+    """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`."""
+    shapes, calls, back = list(model.trunk.shapes().values()), [], torch.ops.aten.convolution_backward
+    skipped = model.frozen() if training_step else ()
+    for layer, entering in zip(model.trunk.layers, shapes, strict=False):
+        if layer.name in skipped:
+            continue
+        weight = model.trunk.get_submodule(layer.name).weight.detach().to(dtype)
+        how = [layer.stride] * 2, [layer.padding] * 2, [1, 1]
+        x = torch.ones(BATCH, *entering, dtype=dtype)
+        y = F.conv2d(x, weight, None, *how, layer.groups)
+        calls.append(partial(F.conv2d, x, weight, None, *how, layer.groups))
+        if training_step:
+            wanted = [len(calls) > 1, True, False]  # what enters the first of them needs no gradient
+            calls.append(partial(back, y, x, weight, None, *how, False, [0, 0], layer.groups, wanted))
+    for name, p in model.named_parameters():
+        if name.startswith("fc") and p.ndim > 1:
+            weight = p.detach().flatten(0, -2).to(dtype)
+            x, y = (torch.ones(BATCH, n, dtype=dtype) for n in reversed(weight.shape))
+            calls.append(partial(torch.mm, x, weight.t()))
+            if training_step:
+                calls.append(partial(torch.mm, y.t(), x))
+                calls += [partial(torch.mm, y, weight)] * (len(calls) > 2)
+    while True:
+        with torch.no_grad():
+            for call in calls:
+                call()
+        yield BATCH
 
 
 def operations(model: nn.Module, training_step: bool) -> int:
@@ -183,7 +190,8 @@ def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str,
             evaluation.predict(model, first, precision=precision)
             yield BATCH
 
-    return rates({"plain": by_plain(), "ours": by_us()}, rounds)
+    alone = alone_steps(model, False, getattr(torch, precision))
+    return rates({"plain": by_plain(), "ours": by_us(), "alone": alone}, rounds)
 
 
 class FirstOf:
@@ -250,7 +258,7 @@ def main() -> None:
     rows = []
 
     def row(name: str, found: dict[str, float], work: int):
-        rows.append((name, found["plain"], found["ours"], work))
+        rows.append((name, *found.values(), work))
         for kind in peak:  # the machine's best rate of many moments, since others may use it too
             n = 128 if emulated and kind == "bfloat16" else 2048
             peak[kind] = max(peak[kind], matrix_rate(getattr(torch, kind), n))
@@ -258,19 +266,22 @@ def main() -> None:
     for name, (kind, frozen) in STEPS.items():
         model, other = build(kind, frozen, args.order), build(kind, frozen, args.order)
         data = Noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
-        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision)}
+        alone = alone_steps(model, True, getattr(torch, precision))
+        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision), "alone": alone}
         row(name, rates(turns, args.iterations), operations(model, training_step=True))
     found = inference(Noise(args.images, None), args.order, precision, args.iterations)
     row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
-    alone = ", ".join(f"{k} {v / 1e9:.0f}" for k, v in convolution_rates(getattr(torch, precision)).items())
-    print(f"matrix rate, GFLOP/s: {measured}; torch's conv3 in {precision}: {alone}")
-    print(f"ours in {precision}, the plain loop in float32\n")
-    print(f"| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the {precision} rate |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, plain, ours, work in rows:
+    print(
+        f"matrix rate, GFLOP/s: {measured}; ours and torch's products alone in {precision}, the plain loop in float32\n"
+    )
+    print(f"| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the {precision} rate "
+          "| torch's products alone, images/s | their share | ours of it |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for name, plain, ours, alone, work in rows:
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
+        share += f" | {alone:.0f} | {alone * work / peak[precision]:.0%} | {ours / alone:.0%}"
         print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} | {share} |")
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dualtl_lib.precision import autocast, resolve
 from dualtl_lib.prefix import Prefix, logits, pixels
 
-BATCH = 50
+BATCH = 25
 
 
 class Accuracy(NamedTuple):

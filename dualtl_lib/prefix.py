@@ -12,7 +12,7 @@ from dualtl_lib import runs
 from dualtl_lib.caffenet import SIZE
 from dualtl_lib.precision import autocast
 
-CHUNK = 50  # images at a time; fixed, so that the cached bits do not depend on who asks
+CHUNK = 25  # images at a time; fixed, so that the cached bits do not depend on who asks
 LIMIT = 4 << 30  # bytes
 KEPT_AS = {"float32": "f4", "bfloat16": "i2"}  # NumPy has no bfloat16: its bits are kept as integers
 
@@ -54,7 +54,7 @@ class Prefix:
             if folder and not on_card:
                 self._share(Path(folder), limit)
             else:
-                out = torch.empty(len(faces), *self.maps, dtype=self.dtype, device=self.device)
+                out = torch.empty(len(faces), *self.kept_shape, dtype=self.dtype, device=self.device)
                 self.kept = self._fill(out, faces.images)
         elif on_card and len(faces) * 3 * SIZE**2 <= limit:
             self.pixels = self._resident(faces.images)
@@ -70,6 +70,12 @@ class Prefix:
         return len(self) * int(np.prod(self.maps)) * self.dtype.itemsize
 
     @property
+    def kept_shape(self) -> tuple[int, int, int]:
+        """How one image's maps are kept, [H, W, C]: in the order in memory that the trunk works in."""
+        maps, height, width = self.maps
+        return height, width, maps
+
+    @property
     def start(self) -> str | None:
         """The layer that training starts from, or None where every layer is frozen."""
         rest = [layer.name for layer in self.trunk.layers if layer.name not in self.frozen]
@@ -80,7 +86,8 @@ class Prefix:
 
     def __getitem__(self, indices) -> Tensor:
         if self.kept is not None:
-            return self.kept[self.rows[torch.as_tensor(indices)].to(self.kept.device)].to(self.device)
+            rows = self.rows[torch.as_tensor(indices)].to(self.kept.device)
+            return self.kept[rows].to(self.device).permute(0, 3, 1, 2)
         if self.pixels is not None:
             return self.compute(self.pixels[torch.as_tensor(indices, device=self.device)])
         return self.compute(pixels(self.faces, indices))
@@ -92,19 +99,20 @@ class Prefix:
 
     def _on(self, x: Tensor, layers: tuple[str, ...]) -> Tensor:
         with autocast(self.precision, x.device):
-            for name in layers:  # contiguous, so that the bits are the same whichever layer the cache goes on from
-                x = self.trunk(x, start=name, stop=name).contiguous()
+            for name in layers:
+                x = self.trunk(x, start=name, stop=name)
         return x
 
     @torch.no_grad()
     def _fill(self, out: Tensor, images, known: Tensor | None = None, done: int = 0) -> Tensor:
-        """Compute all maps into `out`, from the images or from the maps `known` of the first `done` frozen layers."""
+        """Compute all maps into `out` [N, H, W, C], from images or from what the first `done` layers made of them."""
         for begin in tqdm(range(0, len(out), CHUNK), desc=f"frozen {', '.join(self.frozen)}", leave=False):
             part = slice(begin, begin + CHUNK)
             if known is None:
-                out[part] = self.compute(torch.from_numpy(np.array(images[part])))
+                maps = self.compute(torch.from_numpy(np.array(images[part])))
             else:
-                out[part] = self._on(known[part], self.frozen[done:])
+                maps = self._on(known[part].permute(0, 3, 1, 2), self.frozen[done:])
+            out[part] = maps.permute(0, 2, 3, 1)
         return out
 
     def _resident(self, images) -> Tensor:
@@ -120,6 +128,7 @@ class Prefix:
             p.detach().cpu().numpy().tobytes() for name in layers for p in self.trunk.get_submodule(name).parameters()
         ]
         about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform, self.precision
+        about += ("maps last",)
         return runs.fingerprint(repr(about).encode(), *weights, images.encode())
 
     def _share(self, folder: Path, limit: int):
@@ -132,7 +141,7 @@ class Prefix:
         def of(layers: tuple[str, ...]) -> Path:
             return folder / f"prefix-{self.key(layers, fingerprint)}.npy"
 
-        path, shape = of(self.frozen), (len(images), *self.maps)
+        path, shape = of(self.frozen), (len(images), *self.kept_shape)
         if path.exists():
             os.utime(path)
         else:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualtl_lib import caffenet, paper
-from dualtl_lib.caffenet import AttributeNet, ExpressionNet, LocalResponseNorm, MaxPool, Preprocessing, Trunk
+from dualtl_lib.caffenet import AttributeNet, ExpressionNet, LocalResponseNorm, Preprocessing, Trunk
 
 
 def noise(*shape, seed=0, scale=1.0):
@@ -150,29 +150,10 @@ def test_gradient_of_normalization_by_differences():
 # --- Pooling
 
 
-@pytest.mark.parametrize("size", [3, 4, 5, 12, 13, 27, (7, 10)])
-@pytest.mark.parametrize("gradient", [False, True])
-def test_pooling_is_pytorchs_rounded_up(size, gradient):
-    height, width = (size, size) if isinstance(size, int) else size
-    x = noise(2, 3, height, width).requires_grad_(gradient)
-    assert torch.equal(MaxPool()(x), F.max_pool2d(x, 3, 2, ceil_mode=True))
-
-
 def test_last_window_of_an_even_map_hangs_over_its_edge():
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert MaxPool()(x).tolist() == [[[[10, 11], [14, 15]]]]
-    assert MaxPool()(x - 100).tolist() == [[[[-90, -89], [-86, -85]]]]  # what lies beyond is never a winner
-
-
-@pytest.mark.parametrize("size", [4, 5, 13])
-def test_gradient_of_pooling_is_pytorchs_with_ties(size):
-    values = torch.randint(0, 3, (2, 3, size, size), generator=torch.Generator().manual_seed(0))
-    x = values.float().requires_grad_()
-    pooled = MaxPool()(x)
-    weight = noise(*pooled.shape)
-    (ours,) = torch.autograd.grad((pooled * weight).sum(), x)
-    (theirs,) = torch.autograd.grad((F.max_pool2d(x, 3, 2, ceil_mode=True) * weight).sum(), x)
-    torch.testing.assert_close(ours, theirs)
+    assert Trunk().pool(x).tolist() == [[[[10, 11], [14, 15]]]]
+    assert Trunk().pool(x - 100).tolist() == [[[[-90, -89], [-86, -85]]]]  # what lies beyond is never a winner
 
 
 # --- The trunk
@@ -218,6 +199,21 @@ def test_a_trunk_can_be_run_in_parts(trunk):
     half = trunk(x, stop="conv2")
     assert torch.equal(trunk(half, start="conv3"), trunk(x))
     assert torch.equal(trunk(x, start="conv1", stop="conv1"), trunk.stage("conv1", x))
+
+
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_maps_and_their_gradients_stay_last_in_memory(order, dtype):
+    # Otherwise they are put into another order and back at every layer, which nothing but the time would show.
+    x = noise(2, 3, 227, 227)
+    for layer in caffenet.CAFFENET:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            x = Trunk(order=order).stage(layer.name, x.contiguous(memory_format=torch.channels_last))
+        assert x.is_contiguous(memory_format=torch.channels_last) and x.dtype == dtype
+        before = x.detach().requires_grad_()
+        if layer.norm:
+            (back,) = torch.autograd.grad(LocalResponseNorm()(before).sum(), before)
+            assert back.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_new_trunk_has_bvlcs_fillers():

@@ -196,18 +196,6 @@ def test_normalization_equals_pytorchs():
     assert torch.autograd.gradcheck(ours, steep)
 
 
-def test_pooling_equals_pytorchs_to_the_bit():
-    theirs, ours = nn.MaxPool2d(3, 2, ceil_mode=True), caffenet.MaxPool()
-    draw = torch.Generator().manual_seed(0)
-    for height in range(3, 9):
-        for width in (5, 6, 13):
-            x = torch.randint(0, 4, (2, 3, height, width), generator=draw).float().requires_grad_()  # with ties
-            y = theirs(x)
-            g = torch.randn(y.shape, generator=draw)
-            assert torch.equal(ours(x), y) and torch.equal(ours(x.detach()), y)
-            assert torch.equal(torch.autograd.grad(ours(x), x, g)[0], torch.autograd.grad(y, x, g)[0])
-
-
 # --- training
 
 

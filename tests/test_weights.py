@@ -140,7 +140,7 @@ def assert_equals_opencv(path, order: str) -> None:
     trunk = weights.load(path, order=order)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 227, 227), dtype=np.uint8)
     x = trunk.transform(torch.from_numpy(pixels))
-    mine = ours(trunk, x)
+    mine = ours(trunk, x.contiguous(memory_format=torch.channels_last))  # as the trunk has it, to the bit
     text, model = (np.frombuffer(b, np.uint8) for b in (prototxt(order).encode(), path.read_bytes()))
     net = cv2.dnn.readNetFromCaffe(text, model)
     net.enableFusion(False)
