@@ -75,6 +75,16 @@ def _fold(args: argparse.Namespace) -> None:
     print(folds.do(run, sweep.parse(args.job)))
 
 
+def _folds(args: argparse.Namespace) -> None:
+    from dualtl_lib import folds, sweep
+
+    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
+    done, listed = folds.done(run), sweep.jobs(run)
+    print(f"{len(done)} of the {len(listed)} jobs of run {run.name} are done from every start", file=sys.stderr)
+    if done:
+        print(folds.table5(folds.answers(run, done)).to_csv(index=False), end="")
+
+
 def _summary(args: argparse.Namespace) -> None:
     from dualtl_lib import summary
 
@@ -123,6 +133,12 @@ def parser() -> argparse.ArgumentParser:
     fold.add_argument("--seed", type=int, help="of the run, if other than its config's")
     fold.add_argument("--budget", choices=runs.BUDGETS)
     fold.set_defaults(call=_fold)
+
+    pooled = commands.add_parser("folds", help="Table 5 over the jobs of a sweep that are done, as CSV")
+    pooled.add_argument("run", help="a name in config/")
+    pooled.add_argument("--seed", type=int, help="of the run, if other than its config's")
+    pooled.add_argument("--budget", choices=runs.BUDGETS)
+    pooled.set_defaults(call=_folds)
 
     pretrain = commands.add_parser("pretrain", help="remake the embedded trunk", add_help=False)
     pretrain.add_argument("rest", nargs=argparse.REMAINDER)

@@ -87,22 +87,30 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
     return model, materials.predict(run, model, test), skipped
 
 
-def answers(run: runs.Run) -> pd.DataFrame | None:
-    """What all jobs of the run have said: one row per job, model, covered region and test image.
+def done(run: runs.Run) -> list[sweep.Job]:
+    """The jobs of the run's sweep that have been done from every start, so that starts can be compared."""
+    listed = sweep.jobs(run)
+    missing = {job._replace(start="") for job in listed if not sweep.path(run, job).exists()}
+    return [job for job in listed if job._replace(start="") not in missing]
+
+
+def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame | None:
+    """What these jobs of the run have said, by default all: one row per job, model, covered region and test image.
 
     Columns: those of sweep.Job, model, region ("none" where nothing is covered), image, person, right. None where
-    the run has no sweep; raises FileNotFoundError where a job has not been done.
+    there are no jobs; raises FileNotFoundError where one has not been done.
     """
-    if not sweep.jobs(run):
+    jobs = sweep.jobs(run) if jobs is None else jobs
+    if not jobs:
         return None
-    missing = [job for job in sweep.jobs(run) if not sweep.path(run, job).exists()]
+    missing = [job for job in jobs if not sweep.path(run, job).exists()]
     if missing:
         raise FileNotFoundError(
-            f"run {run.name!r} lacks {len(missing)} of {len(sweep.jobs(run))} folds, {missing[0]} first: "
+            f"run {run.name!r} lacks {len(missing)} of {len(jobs)} folds, {missing[0]} first: "
             f"`python -m dualtl_lib fold {run.name} {missing[0]}`, or all of them with {run.made_by()}"
         )
     frames = []
-    for job in sweep.jobs(run):
+    for job in jobs:
         found = json.loads(sweep.path(run, job).read_text())
         truth = np.array(found["truth"])
         said = {(model, "none"): p for model, p in found["predicted"].items()}

@@ -1,9 +1,11 @@
 """Jobs of a sweep: how they are named, what one writes, what is made of many."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dualtl_lib import evaluation, folds, materials, paper, runs, sweep, tables, weights
@@ -91,7 +93,10 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
             FileNotFoundError, match=rf"lacks {5 - 2 * fold} of 4 folds.*dualtl_lib fold embedded people-all"
         ):
             folds.answers(run)
+        assert [job.fold for job in folds.done(run)] == [1, 1] * (fold - 1)  # this fold lacks a start
         written(run, Job("people", "all", "dual", 0, fold), np.arange(10) < 9, [p + str(fold) for p in people])
+        some = folds.table5(folds.answers(run, folds.done(run)))
+        assert set(some.n) == {10 * fold}
     found = folds.answers(run)
     table = folds.table5(found).set_index(["model", "start"])
     dual, single = table.loc[tables.FIG14, "dual"], table.loc[tables.FIG14, "single"]
@@ -101,6 +106,19 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
     six = folds.table6(found)
     assert len(folds.results(found)) == len(table) and folds.results(None) == []
     assert six.region.tolist() == list(paper.TABLE6) and six["people kept apart"].str.startswith("90.0 % (n=20").all()
+
+
+def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
+    lists = dict(protocol=["people"], classes=["all"], start=["dual"], seed=[0], folds=3)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    monkeypatch.setattr(runs, "open_run", lambda *_, **__: run)
+    assert main(["folds", run.name]) == 0
+    assert capsys.readouterr() == ("", "0 of the 3 jobs of run embedded are done from every start\n")
+    written(run, Job("people", "all", "dual", 0, 2), np.arange(10) < 9, ["a"] * 10)
+    assert main(["folds", run.name]) == 0
+    printed, said = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(printed))
+    assert said.startswith("1 of the 3 jobs") and table.accuracy.tolist() == [0.9, 0.9] and table.n.tolist() == [10, 10]
 
 
 def test_the_command_line_says_what_is_wrong(capsys):
