@@ -7,8 +7,9 @@ python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm
 torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the
 matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
 seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of
-the matrix rate they reach. Random weights and pictures: neither changes the time. Then Table 4 through training.fit on
-as many images as the paper has, --schedule of its iterations, and how the frozen layers' maps grow with the data.
+the matrix rate they reach, with maps last in memory as ours are, and with maps first. Random weights and pictures:
+neither changes the time. Then Table 4 through training.fit on as many images as the paper has, --schedule of its
+iterations, and how the frozen layers' maps grow with the data.
 """
 
 import argparse
@@ -126,8 +127,11 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
-def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype):
-    """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`."""
+def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype, order=torch.channels_last):
+    """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`.
+
+    order: of maps in memory.
+    """
     shapes, calls, back = list(model.trunk.shapes().values()), [], torch.ops.aten.convolution_backward
     skipped = model.frozen() if training_step else ()
     for layer, entering in zip(model.trunk.layers, shapes, strict=False):
@@ -135,7 +139,7 @@ def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype):
             continue
         weight = model.trunk.get_submodule(layer.name).weight.detach().to(dtype)
         how = [layer.stride] * 2, [layer.padding] * 2, [1, 1]
-        x = torch.ones(BATCH, *entering, dtype=dtype)
+        x = torch.ones(BATCH, *entering, dtype=dtype).contiguous(memory_format=order)
         y = F.conv2d(x, weight, None, *how, layer.groups)
         calls.append(partial(F.conv2d, x, weight, None, *how, layer.groups))
         if training_step:
@@ -154,6 +158,12 @@ def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype):
             for call in calls:
                 call()
         yield BATCH
+
+
+def both_orders(model: nn.Module, training_step: bool, precision: str) -> dict:
+    """`alone_steps` with maps last in memory, as ours are, and with maps first, as PyTorch has them by default."""
+    orders = {"last": torch.channels_last, "first": torch.contiguous_format}
+    return {name: alone_steps(model, training_step, getattr(torch, precision), order) for name, order in orders.items()}
 
 
 def operations(model: nn.Module, training_step: bool) -> int:
@@ -190,8 +200,7 @@ def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str,
             evaluation.predict(model, first, precision=precision)
             yield BATCH
 
-    alone = alone_steps(model, False, getattr(torch, precision))
-    return rates({"plain": by_plain(), "ours": by_us(), "alone": alone}, rounds)
+    return rates({"plain": by_plain(), "ours": by_us(), **both_orders(model, False, precision)}, rounds)
 
 
 class FirstOf:
@@ -266,8 +275,8 @@ def main() -> None:
     for name, (kind, frozen) in STEPS.items():
         model, other = build(kind, frozen, args.order), build(kind, frozen, args.order)
         data = Noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
-        alone = alone_steps(model, True, getattr(torch, precision))
-        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision), "alone": alone}
+        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision)}
+        turns |= both_orders(model, True, precision)
         row(name, rates(turns, args.iterations), operations(model, training_step=True))
     found = inference(Noise(args.images, None), args.order, precision, args.iterations)
     row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
@@ -277,12 +286,12 @@ def main() -> None:
         f"matrix rate, GFLOP/s: {measured}; ours and torch's products alone in {precision}, the plain loop in float32\n"
     )
     print(f"| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the {precision} rate "
-          "| torch's products alone, images/s | their share | ours of it |")  # fmt: skip
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for name, plain, ours, alone, work in rows:
+          "| torch's products alone, images/s | their share | ours of theirs | theirs with maps first |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for name, plain, ours, last, first, work in rows:
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
-        share += f" | {alone:.0f} | {alone * work / peak[precision]:.0%} | {ours / alone:.0%}"
-        print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} | {share} |")
+        alone = f"{last:.0f} | {last * work / peak[precision]:.0%} | {ours / last:.0%} | {first:.0f}"
+        print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)
 

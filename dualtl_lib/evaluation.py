@@ -56,15 +56,15 @@ def predict(
     model.eval()
     device = next(model.parameters()).device
     found, precision = [], resolve(precision, device)
-    for begin in tqdm(range(0, len(faces), BATCH), desc="predicting", leave=False):
-        chosen = np.arange(begin, min(begin + BATCH, len(faces)))
-        if features is not None:
-            answers = logits(model, features, chosen)
-        else:
-            images = pixels(faces, chosen).to(device)
-            with autocast(precision, device):
+    with autocast(precision, device):  # around all, so that it casts the weights once
+        for begin in tqdm(range(0, len(faces), BATCH), desc="predicting", leave=False):
+            chosen = np.arange(begin, min(begin + BATCH, len(faces)))
+            if features is not None:
+                answers = logits(model, features, chosen)
+            else:
+                images = pixels(faces, chosen).to(device)
                 answers = model(images if transform is None else transform(images))
-        found.append(answers.argmax(-1).cpu())
+            found.append(answers.argmax(-1).cpu())
     return torch.cat(found)
 
 

@@ -95,6 +95,7 @@ class Pretext(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Transformed pictures [N, 3, S, S] -> conv5's maps before pooling [N, 256, S', S']."""
+        x = x.contiguous(memory_format=torch.channels_last)  # as Trunk.forward has it
         for layer in self.trunk.layers:
             x = F.relu(self.norms[layer.name](self.trunk.get_submodule(layer.name)(x)))
             if layer.pool and layer is not self.trunk.layers[-1]:
