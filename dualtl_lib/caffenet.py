@@ -187,14 +187,12 @@ class Trunk(nn.Module):
 
     def stage(self, name: str, x: Tensor) -> Tensor:
         """One layer and what follows it: convolution, ReLU, then pooling and normalization where it has them."""
-        layer, pool_first = self.layer(name), self.order == "pool-norm"
-        x = self.get_submodule(name)(x)
-        if layer.pool and (pool_first or not layer.norm):
-            x = self.relu(self.pool(x))  # the same as the other way round, with a quarter of the numbers to rectify
-            return self.norm(x) if layer.norm else x
-        x = self.relu(x)
-        x = self.norm(x) if layer.norm else x
-        return self.pool(x) if layer.pool else x
+        layer = self.layer(name)
+        x = self.relu(self.get_submodule(name)(x))
+        steps = [self.pool] * layer.pool + [self.norm] * layer.norm
+        for step in steps if self.order == "pool-norm" else reversed(steps):
+            x = step(x)
+        return x
 
     def forward(self, x: Tensor, start: str | None = None, stop: str | None = None) -> Tensor:
         """Transformed images [N, 3, 227, 227] -> feature maps after the last layer, [N, 256, 6, 6] for CaffeNet.
