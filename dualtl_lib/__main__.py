@@ -71,8 +71,10 @@ def _train(args: argparse.Namespace) -> None:
 def _fold(args: argparse.Namespace) -> None:
     from dualtl_lib import folds, sweep
 
-    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
-    print(folds.do(run, sweep.parse(args.job)))
+    run, job = runs.open_run(args.run, seed=args.seed, budget=args.budget), sweep.parse(args.job)
+    print(folds.do(run, job))
+    said = folds.table5(folds.answers(run, [job]))
+    print(said[["model", "accuracy", "n", "low", "high"]].to_csv(index=False), end="")
 
 
 def _folds(args: argparse.Namespace) -> None:

@@ -119,6 +119,8 @@ def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
     printed, said = capsys.readouterr()
     table = pd.read_csv(io.StringIO(printed))
     assert said.startswith("1 of the 3 jobs") and table.accuracy.tolist() == [0.9, 0.9] and table.n.tolist() == [10, 10]
+    assert main(["fold", run.name, "people-all-dual-seed0-fold2"]) == 0  # it has been done, and is not done again
+    assert f"{tables.FIG14},0.9,10" in capsys.readouterr().out
 
 
 def test_the_command_line_says_what_is_wrong(capsys):
