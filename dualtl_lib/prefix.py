@@ -128,8 +128,7 @@ class Prefix:
             p.detach().cpu().numpy().tobytes() for name in layers for p in self.trunk.get_submodule(name).parameters()
         ]
         about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform, self.precision
-        about += ("maps last",)
-        return runs.fingerprint(repr(about).encode(), *weights, images.encode())
+        return runs.fingerprint(b"maps last", repr(about).encode(), *weights, images.encode())
 
     def _share(self, folder: Path, limit: int):
         """Find the maps in a file of the folder, or put them there."""

@@ -147,6 +147,16 @@ def test_gradient_of_normalization_by_differences():
     assert torch.autograd.gradcheck(LocalResponseNorm(), x, eps=1e-3)
 
 
+@pytest.mark.parametrize("at_once", [1, 2 * 7 * 9])  # one image at a time; two, and one that is left over
+def test_normalization_of_a_few_images_at_a_time_is_that_of_all(at_once, monkeypatch):
+    x, weight = noise(5, 7, 3, 3, scale=200).requires_grad_(), noise(5, 7, 3, 3, seed=1)
+    whole = LocalResponseNorm()(x)
+    (back,) = torch.autograd.grad(whole, x, weight)
+    monkeypatch.setattr(caffenet, "AT_ONCE", at_once)
+    parts = LocalResponseNorm()(x)
+    assert torch.equal(parts, whole) and torch.equal(torch.autograd.grad(parts, x, weight)[0], back)
+
+
 # --- Pooling
 
 

@@ -180,7 +180,7 @@ def test_attribute_heads_have_biases_too():
     assert {"fc1.bias", "fc2_bias"} < doubled and not any("weight" in name for name in doubled)
 
 
-# --- the network's pooling and normalization, made faster
+# --- the network's normalization, made faster
 
 
 def test_normalization_equals_pytorchs():
