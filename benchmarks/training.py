@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from dualtl_lib import caffenet, evaluation, paper, training
 from dualtl_lib.precision import bfloat16_pays, resolve
-from dualtl_lib.prefix import Prefix, logits
+from dualtl_lib.prefix import Prefix
 from dualtl_lib.solver import CaffeSGD
 
 BATCH = 100
@@ -96,11 +96,10 @@ def our_steps(model: nn.Module, data: Noise, precision: str, maps: Prefix | None
     solver = CaffeSGD(model.named_parameters(), 0.9, 5e-4)
     solver.rate = 1e-6
     for t in range(10**9):
-        chosen = training.batch_indices(t, BATCH, len(data), seed=0)
-        with training._drawn_dropout(model, (0, t), BATCH, slice(0, BATCH)):
-            loss = training.hinge(logits(model, maps, chosen), data.targets[chosen])
+        batch = training.batch_indices(t, BATCH, len(data), seed=0)
         solver.zero_grad()
-        loss.backward()
+        ask = partial(training._answers, model, maps, batch, (0, t))
+        training._learn(ask, np.arange(BATCH), data.targets[batch], training.hinge, few=False)
         solver.step()
         yield BATCH
 

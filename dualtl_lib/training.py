@@ -99,6 +99,7 @@ LOSSES = {"hinge": hinge, "cross-entropy": cross_entropy}
 CELEBA = Recipe(**paper.TABLE3)  # step two
 CKPLUS = Recipe(**paper.TABLE4)  # step three
 DEAD = 1e-3  # of a tensor's root mean square: a movement too small to matter
+FEW = 0.5  # of a batch: from two thirds on, forward and back with all costs less than forward again with the active
 
 
 @functools.lru_cache(maxsize=2)
@@ -149,17 +150,17 @@ def fit(
         weights come out as from one process, to rounding.
     progress: whether a bar shows it.
 
-    Returns the history, without `heads_first`'s iterations: "loss" and "rate" of each iteration; "validation"
-    accuracies and the number of iterations done before each, "validated"; where the tail was skipped, "skipped_from"
-    that iteration and by how much of its root mean square a weight may have moved still, "skipped_movement". Raises
-    Diverged, naming the iteration, when the loss is not finite, and OSError when the checkpoint cannot be written; the
-    last good checkpoint stays.
+    Returns the history, without `heads_first`'s iterations: "loss" and "rate" of each iteration, and the share of its
+    images that were "active", whose loss had a gradient; "validation" accuracies and the number of iterations done
+    before each, "validated"; where the tail was skipped, "skipped_from" that iteration and by how much of its root mean
+    square a weight may have moved still, "skipped_movement". Raises Diverged, naming the iteration, when the loss is
+    not finite, and OSError when the checkpoint cannot be written; the last good checkpoint stays.
     """
     team = Team(fabric)
-    share = team.share(recipe.batch)
+    places = np.arange(recipe.batch)[team.share(recipe.batch)]
     precision = resolve(precision, _device(model))
     solver = CaffeSGD(model.named_parameters(), recipe.momentum, recipe.weight_decay, measure=skip_dead_tail)
-    history = {"loss": [], "rate": [], "validated": [], "validation": []}
+    history = {"loss": [], "rate": [], "active": [], "validated": [], "validation": []}
     keeper = None
     if checkpoint:
         how = {"precision": precision, "skip_dead_tail": skip_dead_tail}
@@ -177,23 +178,22 @@ def fit(
     quiet = team.rank > 0 or not progress
     bar = tqdm(range(begin, recipe.max_iter), "training", initial=begin, total=recipe.max_iter, disable=quiet)
     for t in bar:
-        chosen = batch_indices(t, recipe.batch, len(train), seed)[share]
-        with _drawn_dropout(model, (seed, t), recipe.batch, share):
-            answers = logits(model, maps, chosen)
-        loss = loss_of(answers, targets[chosen].to(answers.device))
-        value = team.mean(loss.detach()).item()
+        batch = batch_indices(t, recipe.batch, len(train), seed)
+        ask = functools.partial(_answers, model, maps, batch, (seed, t))
+        few = history["active"][-1:] < [FEW]
+        solver.zero_grad()
+        value, active = team.mean(_learn(ask, places, targets[batch[places]], loss_of, few)).tolist()
         if not math.isfinite(value):
             raise Diverged(f"the loss of iteration {t} is {value}{_kept(keeper)}; try a lower base_lr")
         if keeper and keeper.age() > save_every:
             keeper.save(t, history)  # these weights have just shown a finite loss
-        solver.zero_grad()
-        loss.backward()
         for m in solver.moved:
             m.weights.grad = team.mean(m.weights.grad)
         solver.rate = recipe.rate(t)
         solver.step()
         history["loss"].append(value)
         history["rate"].append(solver.rate)
+        history["active"].append(active)
         movement = _left(solver, recipe, t + 1) if skip_dead_tail else math.inf
         ends = t + 1 == recipe.max_iter or movement <= DEAD
         if validation is not None and ((t + 1) % validate_every == 0 or ends):
@@ -211,6 +211,33 @@ def fit(
     if keeper:
         keeper.save(t + 1, history, finished=True)
     return history
+
+
+def _answers(model: nn.Module, maps: Prefix, batch: np.ndarray, seed: tuple[int, int], places: np.ndarray) -> Tensor:
+    """Logits of the images at these places of a batch, with the dropout that `seed` draws for all of it."""
+    with _drawn_dropout(model, seed, len(batch), places):
+        return logits(model, maps, batch[places])
+
+
+def _learn(ask, places: np.ndarray, targets: Tensor, loss_of, few: bool) -> Tensor:
+    """Add the gradient of the loss at these places of a batch to the weights'. The loss, and the share of images that
+    are active: whose loss has a gradient. Under a hinge loss it is none where every output has its margin.
+
+    few: keep nothing for going back, and ask again for the active images alone. The same gradient, and where few are
+        active, for little more than going forward costs.
+    """
+    with torch.set_grad_enabled(not few):
+        answers = ask(places)
+    seen = answers.detach().requires_grad_()
+    loss = loss_of(seen, targets.to(seen.device))
+    loss.backward()
+    back, active = seen.grad, seen.grad.flatten(1).any(1)
+    share = active.float().mean()
+    if few:
+        active[0] |= ~active.any()  # so that every weight has a gradient, be it 0
+        answers, back = ask(places[active.cpu().numpy()]), back[active]
+    answers.backward(back)
+    return torch.stack((loss.detach(), share))
 
 
 def _fit_heads(model, train, recipe: Recipe, seed, cache, cache_folder, precision, fabric, progress) -> None:
@@ -283,24 +310,24 @@ def _kept(keeper: "Checkpoint | None") -> str:
 
 
 class _Drawn(nn.Module):
-    """Dropout whose mask for a whole batch is drawn by its own generator; a process applies its share of it."""
+    """Dropout whose mask for a whole batch is drawn by its own generator, for the images at some places of it."""
 
-    def __init__(self, p: float, seed: tuple[int, int], batch: int, share: slice):
+    def __init__(self, p: float, seed: tuple[int, int], batch: int, places: np.ndarray):
         super().__init__()
-        self.p, self.batch, self.share = p, batch, share
+        self.p, self.batch, self.places = p, batch, places
         number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
         self.generator = torch.Generator().manual_seed(number)
 
     def forward(self, x: Tensor) -> Tensor:
-        keep = torch.rand(self.batch, *x.shape[1:], generator=self.generator)[self.share] >= self.p
+        keep = torch.rand(self.batch, *x.shape[1:], generator=self.generator)[self.places] >= self.p
         return x * (keep / (1 - self.p)).to(x)
 
 
 @contextmanager
-def _drawn_dropout(model: nn.Module, seed: tuple[int, int], batch: int, share: slice):
+def _drawn_dropout(model: nn.Module, seed: tuple[int, int], batch: int, places: np.ndarray):
     """The model's dropout at work, drawn from `seed` alone; outside it, the model is in evaluation mode."""
     plain = model.dropout
-    model.dropout = _Drawn(plain.p, seed, batch, share)
+    model.dropout = _Drawn(plain.p, seed, batch, places)
     try:
         yield
     finally:

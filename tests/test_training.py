@@ -209,6 +209,42 @@ def test_training_learns(loss):
     assert history["rate"] == [recipe.rate(t) for t in range(60)]
 
 
+@pytest.mark.parametrize("factors", [(1, -2, 3, 4), (0, -2, 0, 0), (0, 0, 0, 0)], ids=["all", "one", "none"])
+def test_going_back_with_active_images_alone_gives_the_same_gradient(factors):
+    net, maps, asked = expression_net(), prefix.Prefix(expression_net(), Patterns()), []
+    batch, places, factors = np.array([7, 2, 5, 9]), np.arange(4), torch.tensor(factors, dtype=torch.float32)
+
+    def ask(places):
+        asked.append(len(places))
+        return training._answers(net, maps, batch, (0, 0), places)
+
+    def loss_of(answers, factors):
+        return (answers.square().sum(1) * factors).mean()
+
+    found, gradients = [], []
+    for few in (False, True):
+        net.zero_grad()
+        found.append(training._learn(ask, places, factors, loss_of, few))
+        gradients.append({name: p.grad.clone() for name, p in net.named_parameters() if p.requires_grad})
+    active = int((factors != 0).sum())
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1] == active / 4 and asked == [4, 4, max(active, 1)]
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_training_ends_the_same_whether_it_goes_back_with_all_images_or_the_active_alone(monkeypatch):
+    recipe, ends, histories = dataclasses.replace(SHORT, base_lr=3e-3, max_iter=140, stepsize=140), [], []
+    for few in (0.0, training.FEW):
+        monkeypatch.setattr(training, "FEW", few)
+        ends.append(expression_net(2))
+        histories.append(training.fit(ends[-1], Patterns(8, classes=2), recipe))
+    assert 10 < (np.array(histories[1]["active"]) < training.FEW).sum() < 130
+    assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], rel=1e-4, abs=1e-4)
+    for a, b in zip(*(end.parameters() for end in ends), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_twelve_heads_train():
     faces = Patterns(16, classes=2, attributes=3)
     torch.manual_seed(0)
@@ -267,7 +303,7 @@ def test_dropout_drops_half_and_differs_by_iteration():
     x = torch.ones(4, 1000)
     masks = []
     for t in (0, 0, 1):
-        with training._drawn_dropout(net, (0, t), 4, slice(0, 4)):
+        with training._drawn_dropout(net, (0, t), 4, np.arange(4)):
             masks.append(net.dropout(x))
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     assert set(masks[0].unique().tolist()) == {0.0, 2.0} and masks[0].mean() == pytest.approx(1, abs=0.1)
@@ -593,6 +629,15 @@ def train_in_child(path):
     return child
 
 
+def await_saves(path, saves, child):
+    """Wait until a checkpoint has been replaced so often, however slow the machine is, or the child has ended."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while saves and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        now = path.stat().st_mtime_ns if path.exists() else 0
+        saves, before = saves - (now != before), now
+        time.sleep(1e-4)
+
+
 def kill_often(folder, kills=30, seed=0):
     """Kill trainings with SIGKILL at random moments until there were enough, look at every checkpoint left."""
     torch.set_num_threads(1)
@@ -606,7 +651,8 @@ def kill_often(folder, kills=30, seed=0):
         while True:
             resumed += path.exists()
             child = train_in_child(path)
-            time.sleep(usual * (draw.uniform(0.2, 0.8) if count < kills else 60))
+            await_saves(path, draw.randrange(5), child)
+            time.sleep(usual * draw.uniform(0, 0.1))
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid == 0:
                 os.kill(child, signal.SIGKILL)
