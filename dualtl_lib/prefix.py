@@ -14,6 +14,7 @@ from dualtl_lib.precision import autocast
 
 CHUNK = 25  # images at a time; fixed, so that the cached bits do not depend on who asks
 LIMIT = 4 << 30  # bytes
+MADE = b"maps last, bfloat16 normalized by a product"  # a cache made another way has other bits and is not used
 KEPT_AS = {"float32": "f4", "bfloat16": "i2"}  # NumPy has no bfloat16: its bits are kept as integers
 
 
@@ -128,7 +129,7 @@ class Prefix:
             p.detach().cpu().numpy().tobytes() for name in layers for p in self.trunk.get_submodule(name).parameters()
         ]
         about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform, self.precision
-        return runs.fingerprint(b"maps last", repr(about).encode(), *weights, images.encode())
+        return runs.fingerprint(MADE, repr(about).encode(), *weights, images.encode())
 
     def _share(self, folder: Path, limit: int):
         """Find the maps in a file of the folder, or put them there."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .caffenet import neighbourhood
+
 # Pixels of receptive fields computed at once: so many that what lies between stays in the cache (on a GPU, in memory).
 AT_ONCE = {"cpu": 800_000, "cuda": 8_000_000}
 
@@ -203,10 +205,8 @@ def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = No
     slope, pull = x * factor * factor.pow(1 / norm.beta), x * (2 * norm.beta * norm.alpha / norm.size)
     if window:
         factor, slope, pull = (window.cut(maps[0]) for maps in (factor, slope, pull))
-    half = norm.size // 2
-    near = torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).tril_(half).triu_(-half)
     # Maps come last in memory, so a product adds up neighbours in less time than sums of shifted slices take.
-    across = (slope.mul(gradient).permute(0, 2, 3, 1) @ near).permute(0, 3, 1, 2)
+    across = (slope.mul(gradient).permute(0, 2, 3, 1) @ neighbourhood(x)).permute(0, 3, 1, 2)
     return factor.mul(gradient).addcmul_(pull, across, value=-1)
 
 

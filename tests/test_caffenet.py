@@ -147,6 +147,19 @@ def test_gradient_of_normalization_by_differences():
     assert torch.autograd.gradcheck(LocalResponseNorm(), x, eps=1e-3)
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_normalization_in_bfloat16_is_that_of_float32_to_its_rounding(order):
+    x, weight = noise(2, 96, 5, 5, scale=200).bfloat16().contiguous(memory_format=order), noise(2, 96, 5, 5, seed=1)
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        entered = x.detach().to(dtype).requires_grad_()
+        left = LocalResponseNorm()(entered)
+        found.append((left, *torch.autograd.grad(left, entered, weight.to(dtype))))
+        assert {t.dtype for t in found[-1]} == {dtype}
+    for ours, exact in zip(*found, strict=True):
+        assert (ours - exact).abs().max() < 0.02 * exact.abs().max()  # some roundings of 0.4 %
+
+
 @pytest.mark.parametrize("at_once", [1, 2 * 7 * 9])  # one image at a time; two, and one that is left over
 def test_normalization_of_a_few_images_at_a_time_is_that_of_all(at_once, monkeypatch):
     x, weight = noise(5, 7, 3, 3, scale=200).requires_grad_(), noise(5, 7, 3, 3, seed=1)
