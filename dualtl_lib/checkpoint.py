@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dualtl_lib import runs
 from dualtl_lib.prefix import content
@@ -62,13 +62,12 @@ class Checkpoint:
             return
         tensors = {k: v.cpu().contiguous() for k, v in self.model.state_dict().items()}
         if not finished:
-            tensors |= {f"momentum.{m.name}": m.speed.cpu() for m in self.solver.moved}
+            tensors |= {name: t.cpu() for name, t in self._buffers().items()}
         metadata = {
             "kind": "state of a training",
             **self.origin,
             "iteration": str(iteration),
             "history": json.dumps(history),
-            "largest": json.dumps(self.solver.largest),
         }
         try:
             with runs.replacing(self.path) as part:
@@ -79,6 +78,11 @@ class Checkpoint:
             kept = "there is none yet" if self.saved is None else f"that of iteration {self.saved} stays"
             raise OSError(f"the checkpoint {self.path} cannot be written ({e}); {kept}") from e
         self.saved, self.time = iteration, time.monotonic()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What the solver remembers, by name in the file."""
+        found = {f"momentum.{m.name}": m.speed for m in self.solver.moved}
+        return found | {f"pushed.{m.name}": m.pushed for m in self.solver.moved if m.pushed is not None}
 
     def resume(self, history: dict) -> int:
         """Load the file, if there is one, into model, solver and history; the iteration to go on from."""
@@ -96,12 +100,11 @@ class Checkpoint:
                     "Delete the file to start anew, or name another"
                 )
         tensors = load_file(self.path)
-        momenta = {k: tensors.pop(k) for k in list(tensors) if k.startswith("momentum.")}
+        remembered = {k: tensors.pop(k) for k in list(tensors) if k.startswith(("momentum.", "pushed."))}
         self.model.load_state_dict(tensors)
-        if momenta:
-            for m in self.solver.moved:
-                m.speed.copy_(momenta[f"momentum.{m.name}"])
-        self.solver.largest.update(json.loads(metadata["largest"]))
+        if remembered:
+            for name, buffer in self._buffers().items():
+                buffer.copy_(remembered[name])
         history.update(json.loads(metadata["history"]))
         self.saved = int(metadata["iteration"])
         return self.saved

@@ -15,13 +15,17 @@ BIAS_RATE, BIAS_DECAY = 2.0, 0.0  # lr_mult and decay_mult of every bias in BVLC
 
 @dataclass
 class Moved:
-    """One parameter that the solver moves: `speed` is Caffe's momentum buffer; the factors are of rate and decay."""
+    """One parameter that the solver moves; the factors are of rate and decay.
+
+    speed: Caffe's momentum buffer. pushed: the sum of |g + decay w| over the steps taken, where it is measured.
+    """
 
     name: str
     weights: Tensor
     speed: Tensor
     lr_mult: float
     decay_mult: float
+    pushed: Tensor | None
 
 
 class CaffeSGD:
@@ -30,19 +34,19 @@ class CaffeSGD:
     named: (name, parameter) pairs. Those whose name ends in "bias" have twice the rate and no decay. Those that do
     not require a gradient are left out altogether.
     rate: set by the caller before each step.
-    measure: keep the largest |g + decay w| seen of each parameter in `largest`, by name.
+    measure: add up |g + decay w| of each weight in `Moved.pushed`.
     """
 
     def __init__(
         self, named: Iterable[tuple[str, Tensor]], momentum: float, weight_decay: float, measure: bool = False
     ):
         self.momentum, self.weight_decay, self.rate = momentum, weight_decay, 0.0
-        self.measure, self.largest = measure, {}
-        self.moved = [
-            Moved(name, p, torch.zeros_like(p), *((BIAS_RATE, BIAS_DECAY) if name.endswith("bias") else (1.0, 1.0)))
-            for name, p in named
-            if p.requires_grad
-        ]
+        self.moved = []
+        for name, p in named:
+            if p.requires_grad:
+                factors = (BIAS_RATE, BIAS_DECAY) if name.endswith("bias") else (1.0, 1.0)
+                pushed = torch.zeros_like(p) if measure else None
+                self.moved.append(Moved(name, p, torch.zeros_like(p), *factors, pushed))
 
     def zero_grad(self):
         """Forget the gradients of the last step."""
@@ -56,9 +60,8 @@ class CaffeSGD:
             if m.weights.grad is None:
                 continue
             rate, decay = self.rate * m.lr_mult, self.weight_decay * m.decay_mult
-            if self.measure:
-                size = torch.add(m.weights.grad, m.weights, alpha=decay).abs().max().item()
-                self.largest[m.name] = max(size, self.largest.get(m.name, 0.0))
+            if m.pushed is not None:
+                m.pushed.add_(torch.add(m.weights.grad, m.weights, alpha=decay).abs_())
             m.speed.mul_(self.momentum).add_(m.weights.grad, alpha=rate)
             if decay:
                 m.speed.add_(m.weights, alpha=rate * decay)

@@ -277,15 +277,15 @@ class Team:
 def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, float]:
     """How far any weight can still move from this iteration on, over its tensor's root mean square, by parameter.
 
-    The speed that is left dies out as m / (1 - m) |v|, and a gradient of at most G, the largest measured on the last
-    plateau (decay included), moves a weight by no more than G / (1 - m) times the sum of the rates to come, a geometric
-    series over the plateaus. The bound holds as long as gradients do not grow beyond G.
+    The speed that is left dies out as m / (1 - m) |v|, and gradients that push a weight by G at a step, on average and
+    without regard to sign, as they did on the last plateau (decay included), move it by no more than G / (1 - m) times
+    the sum of the rates to come, a geometric series over the plateaus. The bound holds as long as they do not grow.
     """
     to_come, momentum = sum(recipe.rate(t) for t in range(iteration, recipe.max_iter)), recipe.momentum
 
     def bound(m: Moved) -> float:
-        way = (momentum * m.speed.abs().max() + m.lr_mult * to_come * solver.largest[m.name]) / (1 - momentum)
-        return (way / m.weights.square().mean().sqrt()).item()
+        way = (momentum * m.speed.abs()).add_(m.pushed, alpha=m.lr_mult * to_come / recipe.stepsize) / (1 - momentum)
+        return (way.max() / m.weights.square().mean().sqrt()).item()
 
     return {m.name: bound(m) for m in solver.moved}
 
@@ -295,7 +295,8 @@ def _left(solver: CaffeSGD, recipe: Recipe, done: int) -> float:
     if done % recipe.stepsize or done == recipe.max_iter:
         return math.inf
     movement = max(furthest(solver, recipe, done).values())
-    solver.largest.clear()  # the next plateau's gradients are measured anew
+    for m in solver.moved:
+        m.pushed.zero_()  # the next plateau's gradients are measured anew
     return movement
 
 

@@ -35,6 +35,7 @@ TINY = (
 SHORT = training.Recipe(
     base_lr=1e-3, batch=4, gamma=0.1, stepsize=8, max_iter=20, momentum=0.9, weight_decay=5e-4, loss="hinge"
 )
+TAILED = dataclasses.replace(SHORT, stepsize=5, max_iter=60, momentum=0.5)  # soon dead
 
 
 class Patterns:
@@ -431,10 +432,9 @@ def test_a_model_on_a_gpu_meets_no_tensor_on_the_cpu(frozen, limit, resident):
 
 
 def test_dead_tail_is_skipped_within_its_bound():
-    recipe = dataclasses.replace(SHORT, stepsize=5, max_iter=60, momentum=0.5)
     whole, short = expression_net(), expression_net()
-    full = training.fit(whole, Patterns(), recipe)
-    history = training.fit(short, Patterns(), recipe, skip_dead_tail=True, validation=Patterns(), validate_every=7)
+    full = training.fit(whole, Patterns(), TAILED)
+    history = training.fit(short, Patterns(), TAILED, skip_dead_tail=True, validation=Patterns(), validate_every=7)
     (stopped,), (bound,) = history["skipped_from"], history["skipped_movement"]
     assert "skipped_from" not in full and len(full["loss"]) == 60
     assert stopped == len(history["loss"]) == history["validated"][-1] < 60 and bound <= training.DEAD
@@ -564,7 +564,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-def stop_at(path, iteration, recipe=SHORT):
+def stop_at(path, iteration, recipe=SHORT, **how):
     """Leave the checkpoint of a training that was stopped when it had saved this iteration."""
 
     class Stopped(Exception):
@@ -578,16 +578,19 @@ def stop_at(path, iteration, recipe=SHORT):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(training, "Checkpoint", Stops)
-        training.fit(expression_net(), Patterns(), recipe, checkpoint=path, save_every=0, validation=Patterns())
+        training.fit(expression_net(), Patterns(), recipe, checkpoint=path, save_every=0, validation=Patterns(), **how)
 
 
-@pytest.mark.parametrize("iteration", [1, 7, 8, 19])
-def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, iteration):
-    net = expression_net()
-    history = training.fit(net, Patterns(), SHORT, validation=Patterns())
-    stop_at(tmp_path / "state.safetensors", iteration)
-    again = expression_net()
-    resumed = training.fit(again, Patterns(), SHORT, validation=Patterns(), checkpoint=tmp_path / "state.safetensors")
+@pytest.mark.parametrize(
+    ("recipe", "iteration"), [(SHORT, 1), (SHORT, 7), (SHORT, 8), (SHORT, 19), (TAILED, 5), (TAILED, 7)]
+)
+def test_stopped_and_resumed_gives_the_same_bits_and_history(tmp_path, recipe, iteration):
+    net, again, skips = expression_net(), expression_net(), recipe is TAILED
+    how, path = dict(validation=Patterns(), skip_dead_tail=skips), tmp_path / "state.safetensors"
+    history = training.fit(net, Patterns(), recipe, **how)
+    stop_at(path, iteration, recipe, skip_dead_tail=skips)
+    resumed = training.fit(again, Patterns(), recipe, checkpoint=path, **how)
+    assert ("skipped_from" in history) == skips
     assert resumed == history and equal(state(net), state(again))
 
 
