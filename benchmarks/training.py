@@ -2,14 +2,15 @@
 
 python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm] [--precision auto] [--schedule 500]
 
-(a) step two, conv1 frozen; (b) step three, conv1 and conv2 frozen; (c) Fig. 18's heads, all layers frozen;
-(d) inference. The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader,
-torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the
-matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
-seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of
-the matrix rate they reach, with maps last in memory as ours are, and with maps first. Random weights and pictures:
-neither changes the time. Then Table 4 through training.fit on as many images as the paper has, --schedule of its
-iterations, and how the frozen layers' maps grow with the data.
+(a) step two, conv1 frozen; (b) step three, conv1 and conv2 frozen, at its beginning, where every image has a gradient,
+and later, where a tenth of them lack the hinge loss's margin; (c) Fig. 18's heads, all layers frozen; (d) inference.
+The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader, torch.optim.SGD. Both
+see the same batches, turn by turn in one process, and the best turn counts. "Share" is of the matrix rate measured in
+the same run: operations of the convolutions and products that cannot be avoided, over seconds. "torch's products alone"
+runs these convolutions and products by themselves, in the same turns: how much of the matrix rate they reach, with maps
+last in memory as ours are, and with maps first. Random weights and pictures: neither changes the time. Then Table 4
+through training.fit on as many images as the paper has, --schedule of its iterations, and how the frozen layers' maps
+grow with the data.
 """
 
 import argparse
@@ -30,10 +31,11 @@ from dualtl_lib.prefix import Prefix
 from dualtl_lib.solver import CaffeSGD
 
 BATCH = 100
-STEPS = {
-    "(a) step two, conv1 frozen": (caffenet.AttributeNet, ("conv1",)),
-    "(b) step three, conv1-2 frozen": (caffenet.ExpressionNet, ("conv1", "conv2")),
-    "(c) Fig. 18's heads": (caffenet.ExpressionNet, ("conv1", "conv2", "conv3", "conv4", "conv5")),
+STEPS = {  # what is trained, what is frozen, how many images of a batch have a gradient
+    "(a) step two, conv1 frozen": (caffenet.AttributeNet, ("conv1",), BATCH),
+    "(b) step three, conv1-2 frozen": (caffenet.ExpressionNet, ("conv1", "conv2"), BATCH),
+    "(b) a tenth lack their margin": (caffenet.ExpressionNet, ("conv1", "conv2"), BATCH // 10),
+    "(c) Fig. 18's heads": (caffenet.ExpressionNet, ("conv1", "conv2", "conv3", "conv4", "conv5"), BATCH),
 }
 
 
@@ -76,21 +78,26 @@ def build(kind: type, frozen: tuple[str, ...], order: str) -> nn.Module:
     return kind(trunk, paper.ATTRIBUTES if kind is caffenet.AttributeNet else paper.EXPRESSIONS).freeze(*frozen)
 
 
-def plain_steps(model: nn.Module, data: Noise):
+def loss_of(answers: torch.Tensor, targets: torch.Tensor, active: int) -> torch.Tensor:
+    """The hinge loss as if all images but the first `active` had their margin."""
+    return training.hinge(answers[:active], targets[:active])
+
+
+def plain_steps(model: nn.Module, data: Noise, active: int = BATCH):
     """One training step of the plain loop at each `next`, with the images it took."""
     net = Plain(model).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     solver = torch.optim.SGD(trained, 1e-6, momentum=0.9, weight_decay=5e-4)
     while True:
         for images, targets in torch.utils.data.DataLoader(data, BATCH, shuffle=True, drop_last=True):
-            loss = training.hinge(net(images), targets)
+            loss = loss_of(net(images), targets, active)
             solver.zero_grad()
             loss.backward()
             solver.step()
             yield len(images)
 
 
-def our_steps(model: nn.Module, data: Noise, precision: str, maps: Prefix | None = None):
+def our_steps(model: nn.Module, data: Noise, precision: str, active: int = BATCH, maps: Prefix | None = None):
     """The same by the parts that training.fit is made of, the frozen layers' maps being there already."""
     maps = maps or Prefix(model, data, precision=precision)
     solver = CaffeSGD(model.named_parameters(), 0.9, 5e-4)
@@ -99,7 +106,8 @@ def our_steps(model: nn.Module, data: Noise, precision: str, maps: Prefix | None
         batch = training.batch_indices(t, BATCH, len(data), seed=0)
         solver.zero_grad()
         ask = partial(training._answers, model, maps, batch, (0, t))
-        training._learn(ask, np.arange(BATCH), data.targets[batch], training.hinge, few=False)
+        few = active < training.FEW * BATCH
+        training._learn(ask, np.arange(BATCH), data.targets[batch], partial(loss_of, active=active), few)
         solver.step()
         yield BATCH
 
@@ -126,13 +134,13 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
-def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype, order=torch.channels_last):
+def alone_steps(model: nn.Module, active: int, dtype: torch.dtype, order=torch.channels_last):
     """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`.
 
     order: of maps in memory.
     """
     shapes, calls, back = list(model.trunk.shapes().values()), [], torch.ops.aten.convolution_backward
-    skipped = model.frozen() if training_step else ()
+    skipped = model.frozen() if active else ()
     for layer, entering in zip(model.trunk.layers, shapes, strict=False):
         if layer.name in skipped:
             continue
@@ -141,17 +149,18 @@ def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype, order
         x = torch.ones(BATCH, *entering, dtype=dtype).contiguous(memory_format=order)
         y = F.conv2d(x, weight, None, *how, layer.groups)
         calls.append(partial(F.conv2d, x, weight, None, *how, layer.groups))
-        if training_step:
+        if active:
             wanted = [len(calls) > 1, True, False]  # what enters the first of them needs no gradient
-            calls.append(partial(back, y, x, weight, None, *how, False, [0, 0], layer.groups, wanted))
+            some = y[:active], x[:active], weight
+            calls.append(partial(back, *some, None, *how, False, [0, 0], layer.groups, wanted))
     for name, p in model.named_parameters():
         if name.startswith("fc") and p.ndim > 1:
             weight = p.detach().flatten(0, -2).to(dtype)
             x, y = (torch.ones(BATCH, n, dtype=dtype) for n in reversed(weight.shape))
             calls.append(partial(torch.mm, x, weight.t()))
-            if training_step:
-                calls.append(partial(torch.mm, y.t(), x))
-                calls += [partial(torch.mm, y, weight)] * (len(calls) > 2)
+            if active:
+                calls.append(partial(torch.mm, y[:active].t(), x[:active]))
+                calls += [partial(torch.mm, y[:active], weight)] * (len(calls) > 2)
     while True:
         with torch.no_grad():
             for call in calls:
@@ -159,27 +168,27 @@ def alone_steps(model: nn.Module, training_step: bool, dtype: torch.dtype, order
         yield BATCH
 
 
-def both_orders(model: nn.Module, training_step: bool, precision: str) -> dict:
+def both_orders(model: nn.Module, active: int, precision: str) -> dict:
     """`alone_steps` with maps last in memory, as ours are, and with maps first, as PyTorch has them by default."""
     orders = {"last": torch.channels_last, "first": torch.contiguous_format}
-    return {name: alone_steps(model, training_step, getattr(torch, precision), order) for name, order in orders.items()}
+    return {name: alone_steps(model, active, getattr(torch, precision), order) for name, order in orders.items()}
 
 
-def operations(model: nn.Module, training_step: bool) -> int:
-    """Floating-point operations for one image that cannot be avoided: those of the layers that are not frozen, forward,
-    and when training twice more (by the weights and by what enters, which the first of them does without)."""
-    shapes, total, first = model.trunk.shapes(), 0, True
-    skipped = model.frozen() if training_step else ()
+def operations(model: nn.Module, active: int) -> float:
+    """Floating-point operations for one image of a batch that cannot be avoided: those of the layers that are not
+    frozen, forward, and for the `active` ones, if any, twice more (by the weights and by what enters, which the first
+    of them does without)."""
+    shapes, total, back = model.trunk.shapes(), 0.0, active / BATCH
+    skipped = model.frozen() if active else ()
     for layer in model.trunk.layers:
         conv = model.trunk.get_submodule(layer.name)
         if layer.name in skipped:
             continue
         before = list(shapes)[list(shapes).index(layer.name) - 1]
         side = (shapes[before][1] + 2 * layer.padding - layer.kernel) // layer.stride + 1
-        total += 2 * conv.weight.numel() * side**2 * (2 if first and training_step else 3 if training_step else 1)
-        first = False
+        total += 2 * conv.weight.numel() * side**2 * (1 + back * (2 if total else 1))
     head = 2 * sum(p.numel() for name, p in model.named_parameters() if name.startswith("fc") and p.ndim > 1)
-    return total + head * (2 if first and training_step else 3 if training_step else 1)
+    return total + head * (1 + back * (2 if total else 1))
 
 
 def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str, float]:
@@ -199,7 +208,7 @@ def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str,
             evaluation.predict(model, first, precision=precision)
             yield BATCH
 
-    return rates({"plain": by_plain(), "ours": by_us(), **both_orders(model, False, precision)}, rounds)
+    return rates({"plain": by_plain(), "ours": by_us(), **both_orders(model, 0, precision)}, rounds)
 
 
 class FirstOf:
@@ -239,7 +248,7 @@ def growth(sizes: list[int], order: str, precision: str) -> None:
         begin = time.perf_counter()
         maps = Prefix(model, data, precision=precision)
         taken = time.perf_counter() - begin
-        rate = rates({"ours": our_steps(model, data, precision, maps)}, rounds=3)["ours"]
+        rate = rates({"ours": our_steps(model, data, precision, maps=maps)}, rounds=3)["ours"]
         size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
         print(f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {size} |", flush=True)
 
@@ -271,14 +280,14 @@ def main() -> None:
             n = 128 if emulated and kind == "bfloat16" else 2048
             peak[kind] = max(peak[kind], matrix_rate(getattr(torch, kind), n))
 
-    for name, (kind, frozen) in STEPS.items():
+    for name, (kind, frozen, active) in STEPS.items():
         model, other = build(kind, frozen, args.order), build(kind, frozen, args.order)
         data = Noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
-        turns = {"plain": plain_steps(other, data), "ours": our_steps(model, data, precision)}
-        turns |= both_orders(model, True, precision)
-        row(name, rates(turns, args.iterations), operations(model, training_step=True))
+        turns = {"plain": plain_steps(other, data, active), "ours": our_steps(model, data, precision, active)}
+        turns |= both_orders(model, active, precision)
+        row(name, rates(turns, args.iterations), operations(model, active))
     found = inference(Noise(args.images, None), args.order, precision, args.iterations)
-    row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), training_step=False))
+    row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), active=0))
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
     print(
