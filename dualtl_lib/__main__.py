@@ -82,9 +82,10 @@ def _folds(args: argparse.Namespace) -> None:
 
     run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
     done, listed = folds.done(run), sweep.jobs(run)
-    print(f"{len(done)} of the {len(listed)} jobs of run {run.name} are done from every start", file=sys.stderr)
+    print(f"{len(done)} of the {len(listed)} jobs of run {run.name} are done", file=sys.stderr)
     if done:
-        print(folds.table5(folds.answers(run, done)).to_csv(index=False), end="")
+        found = folds.answers(run, done)
+        print(folds.table5(found).to_csv(index=False), folds.table6(found).to_csv(index=False), sep="\n", end="")
 
 
 def _summary(args: argparse.Namespace) -> None:
@@ -136,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     fold.add_argument("--budget", choices=runs.BUDGETS)
     fold.set_defaults(call=_fold)
 
-    pooled = commands.add_parser("folds", help="Table 5 over the jobs of a sweep that are done, as CSV")
+    pooled = commands.add_parser("folds", help="Tables 5 and 6 over the jobs of a sweep that are done, as CSV")
     pooled.add_argument("run", help="a name in config/")
     pooled.add_argument("--seed", type=int, help="of the run, if other than its config's")
     pooled.add_argument("--budget", choices=runs.BUDGETS)

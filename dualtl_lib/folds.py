@@ -88,10 +88,8 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
 
 
 def done(run: runs.Run) -> list[sweep.Job]:
-    """The jobs of the run's sweep that have been done from every start, so that starts can be compared."""
-    listed = sweep.jobs(run)
-    missing = {job._replace(start="") for job in listed if not sweep.path(run, job).exists()}
-    return [job for job in listed if job._replace(start="") not in missing]
+    """The jobs of the run's sweep that have been done."""
+    return [job for job in sweep.jobs(run) if sweep.path(run, job).exists()]
 
 
 def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame | None:
@@ -122,17 +120,18 @@ def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame 
 
 
 def table5(found: pd.DataFrame) -> pd.DataFrame:
-    """Table 5 over all folds: a row per protocol, class set, model and start.
+    """Table 5 over these folds: a row per protocol, class set, model and start.
 
-    dual against it: exact McNemar test over the images. by person: Wilcoxon's signed-rank test over each person's
-    share of right answers, since images of one person are not independent. Empty where nothing is compared.
+    dual against it: exact McNemar test over the images that both starts have been asked, all of them where every job
+    is done. by person: Wilcoxon's signed-rank test over each person's share of right answers, since images of one
+    person are not independent. Empty where nothing is compared.
     """
     rows = []
     whole = found[found.region == "none"]
     for (protocol, classes, model), group in whole.groupby(["protocol", "classes", "model"], sort=False):
         right = group.pivot(index=["seed", "image", "person"], columns="start", values="right")
         for start in right:
-            accuracy = evaluation.wilson(int(right[start].sum()), len(right))
+            accuracy = evaluation.wilson(int(right[start].sum()), int(right[start].count()))
             row = {
                 "protocol": tables.PROTOCOLS[protocol],
                 "classes": "all" if classes == "all" else "peaks",
@@ -143,9 +142,9 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
                 "low": accuracy.low,
                 "high": accuracy.high,
             }
-            if "dual" in right and start != "dual":
-                row["dual against it, p"] = evaluation.compare(right["dual"], right[start]).p
-                row["by person, p"] = _by_person(right["dual"], right[start])
+            if "dual" in right and start != "dual" and len(both := right[["dual", start]].dropna()):
+                row["dual against it, p"] = evaluation.compare(both["dual"], both[start]).p
+                row["by person, p"] = _by_person(both["dual"], both[start])
             rows.append(row)
     return pd.DataFrame(rows)
 

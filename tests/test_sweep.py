@@ -70,11 +70,11 @@ def test_a_job_writes_what_was_said_of_its_test_images(small):
     assert [p.name for p in sweep.path(small, job).parent.iterdir()] == [f"{job}.json"]
 
 
-def written(run, job, right, people):
-    """A made-up result of a job."""
+def written(run, job, right, people, first=0):
+    """A made-up result of a job, of images from `first` on."""
     truth = np.arange(len(right)) % 3
     said = np.where(right, truth, truth + 1).tolist()
-    content = dict(test=list(range(len(right))), people=people, truth=truth.tolist())
+    content = dict(test=list(range(first, first + len(right))), people=people, truth=truth.tolist())
     content |= dict(predicted={tables.FIG14: said, tables.FIG18: said}, covered={})
     if job.start == "dual":
         content["covered"] = {region: said for region in paper.TABLE6}
@@ -93,10 +93,7 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
             FileNotFoundError, match=rf"lacks {5 - 2 * fold} of 4 folds.*dualtl_lib fold embedded people-all"
         ):
             folds.answers(run)
-        assert [job.fold for job in folds.done(run)] == [1, 1] * (fold - 1)  # this fold lacks a start
         written(run, Job("people", "all", "dual", 0, fold), np.arange(10) < 9, [p + str(fold) for p in people])
-        some = folds.table5(folds.answers(run, folds.done(run)))
-        assert set(some.n) == {10 * fold}
     found = folds.answers(run)
     table = folds.table5(found).set_index(["model", "start"])
     dual, single = table.loc[tables.FIG14, "dual"], table.loc[tables.FIG14, "single"]
@@ -108,16 +105,33 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
     assert six.region.tolist() == list(paper.TABLE6) and six["people kept apart"].str.startswith("90.0 % (n=20").all()
 
 
+def test_what_is_done_is_pooled_and_compared_where_both_starts_were_asked(tmp_path, monkeypatch):
+    lists = dict(protocol=["people"], classes=["all"], start=["random", "single", "dual"], seed=[0], folds=3)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    jobs = [Job("people", "all", start, 0, f) for f, start in ((3, "random"), (1, "single"), (1, "dual"), (2, "dual"))]
+    for job in jobs:
+        first = 10 * (job.fold - 1)
+        right = np.arange(first, first + 10) < (12 if job.start == "dual" else 3)
+        written(run, job, right, [f"{i} of {job.fold}" for i in range(10)], first)
+    assert folds.done(run) == jobs
+    table = folds.table5(folds.answers(run, folds.done(run))).set_index(["model", "start"]).loc[tables.FIG18]
+    assert table.n.to_dict() == {"dual": 20, "random": 10, "single": 10}
+    assert table.accuracy.to_dict() == {"dual": 0.6, "random": 0.0, "single": 0.3}
+    assert table.loc["single", "dual against it, p"] == pytest.approx(2 * 0.5**7)  # of fold 1 alone
+    assert np.isnan(table.loc["random", "dual against it, p"])  # no image in common
+
+
 def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
     lists = dict(protocol=["people"], classes=["all"], start=["dual"], seed=[0], folds=3)
     run = run_with(tmp_path, monkeypatch, sweep=lists)
     monkeypatch.setattr(runs, "open_run", lambda *_, **__: run)
     assert main(["folds", run.name]) == 0
-    assert capsys.readouterr() == ("", "0 of the 3 jobs of run embedded are done from every start\n")
+    assert capsys.readouterr() == ("", "0 of the 3 jobs of run embedded are done\n")
     written(run, Job("people", "all", "dual", 0, 2), np.arange(10) < 9, ["a"] * 10)
     assert main(["folds", run.name]) == 0
     printed, said = capsys.readouterr()
-    table = pd.read_csv(io.StringIO(printed))
+    table, covered = (pd.read_csv(io.StringIO(part)) for part in printed.split("\n\n"))
+    assert covered.region.tolist() == list(paper.TABLE6)
     assert said.startswith("1 of the 3 jobs") and table.accuracy.tolist() == [0.9, 0.9] and table.n.tolist() == [10, 10]
     assert main(["fold", run.name, "people-all-dual-seed0-fold2"]) == 0  # it has been done, and is not done again
     assert f"{tables.FIG14},0.9,10" in capsys.readouterr().out
