@@ -180,7 +180,7 @@ def fit(
     for t in bar:
         batch = batch_indices(t, recipe.batch, len(train), seed)
         ask = functools.partial(_answers, model, maps, batch, (seed, t))
-        few = history["active"][-1:] < [FEW]
+        few = (history["active"] or [1.0])[-1] < FEW  # in the batch before, and so probably in this one
         solver.zero_grad()
         value, active = team.mean(_learn(ask, places, targets[batch[places]], loss_of, few)).tolist()
         if not math.isfinite(value):
