@@ -444,6 +444,26 @@ def test_dead_tail_is_skipped_within_its_bound():
         assert moved <= bound + 1e-6, name
 
 
+def test_the_bound_is_what_each_weight_was_pushed_times_the_rates_to_come():
+    net, draw, way = expression_net(), np.random.default_rng(0), {}
+    solver = CaffeSGD(net.named_parameters(), SHORT.momentum, SHORT.weight_decay, measure=True)
+    for t in range(SHORT.stepsize):
+        solver.rate = SHORT.rate(t)
+        for m in solver.moved:
+            m.weights.grad = torch.from_numpy(draw.normal(size=m.weights.shape)).float()
+            push = m.weights.grad + SHORT.weight_decay * m.decay_mult * m.weights.detach()
+            way[m.name] = way.get(m.name, 0) + push.abs().double() / SHORT.stepsize
+        solver.step()
+    left, to_come = SHORT.momentum / (1 - SHORT.momentum), sum(SHORT.rate(t) for t in range(8, 20))
+    found = training.furthest(solver, SHORT, 8)
+    for m in solver.moved:
+        times = m.lr_mult / (1 - SHORT.momentum) * to_come
+        expected = (
+            left * m.speed.abs() + times * way[m.name]
+        ).max() / m.weights.detach().double().square().mean().sqrt()
+        assert found[m.name] == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_the_bound_grows_with_what_is_left():
     net = expression_net()
     solver = CaffeSGD(net.named_parameters(), 0.9, 5e-4, measure=True)
