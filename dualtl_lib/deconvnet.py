@@ -122,7 +122,7 @@ class Deconvnet:
             pooled = records[-1].pooled
             chosen = choose(pooled[0], maps, top, top_of_layer, neuron)
             values = pooled if self.start == "activation" else torch.ones_like(pooled)
-            if chosen.sum() == 1:  # it touches only its receptive field
+            if chosen.count_nonzero() == 1:  # it touches only its receptive field
                 patch, seen, _ = self._each(records, *chosen.nonzero().cpu().T)
                 out.append(paste(patch, seen, records[0].size))
             else:
@@ -158,7 +158,8 @@ class Deconvnet:
         records = self._records(image, layer)
         maps, rows, columns = (torch.as_tensor(t).cpu() for t in (maps, rows, columns))
         patches, seen, activations = self._each(records, maps - 1, rows, columns)
-        return Patches(patches, seen.tops, seen.lefts, torch.full_like(maps, index), maps, rows, columns, activations)
+        places = torch.from_numpy(seen.tops), torch.from_numpy(seen.lefts)
+        return Patches(patches, *places, torch.full_like(maps, index), maps, rows, columns, activations)
 
     def forget(self) -> None:
         """Let go of the remembered images; what is asked for next is computed from the image on."""
@@ -203,7 +204,8 @@ class Deconvnet:
 
     def _notice(self) -> None:
         """Start afresh where a weight has changed."""
-        made_of = tuple((p.data_ptr(), p._version) for p in self.trunk.parameters())
+        convs = (getattr(self.trunk, layer.name) for layer in self.trunk.layers)
+        made_of = tuple((p.data_ptr(), p._version) for conv in convs for p in (conv.weight, conv.bias))
         if made_of != self._made_of:
             self._seen.clear()
             self._stages, self._made_of = stages_of(self.trunk), made_of

@@ -7,6 +7,7 @@ are made at once have windows of one size, each at its own place. The whole pict
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,20 +53,26 @@ class Record(NamedTuple):
     pool: Pool | None
     kept: dict  # what follows from the switches and was asked for last
 
-    def last(self) -> Tensor:
-        """Whether no later window shares this one's winner: bool [C, U, V]."""
+    def last(self, chosen: Tensor | None = None) -> Tensor:
+        """Whether no later window, or no later one of the chosen, shares this one's winner: bool [C, U, V]."""
+        if chosen is not None:
+            return last_winner(self.switches, self.pool, self.conv.shape[3], chosen)
         if "last" not in self.kept:
-            self.kept["last"] = last_winner(self.switches, self.pool)
+            self.kept["last"] = last_winner(self.switches, self.pool, self.conv.shape[3])
         return self.kept["last"]
 
-    def winners(self, width: int) -> Tensor:
-        """The switches as places in a window that is `width` wide and begins where the map does: int64 [C, U, V]."""
-        own = self.conv.shape[3]
-        if width == own:
-            return self.switches
-        if self.kept.get("width") != width:
-            rows = torch.div(self.switches, own, rounding_mode="floor")
-            self.kept.update(width=width, winners=self.switches + rows * (width - own))
+    def winners(self, width: int, maps: slice) -> Tensor:
+        """Where the winners of these maps are in a window that is `width` wide and begins where the map does.
+
+        int64 [C, U, V], counted as such a window lies in memory, maps last: (row * width + column) * C + map.
+        """
+        asked = width, maps.start, maps.stop
+        if self.kept.get("asked") != asked:
+            places, own = self.switches[maps], self.conv.shape[3]
+            if width != own:
+                places = places + torch.div(places, own, rounding_mode="floor") * (width - own)
+            numbers = torch.arange(len(places), device=places.device).view(-1, 1, 1)
+            self.kept.update(asked=asked, winners=torch.add(numbers, places, alpha=len(places)))
         return self.kept["winners"]
 
 
@@ -87,11 +94,12 @@ class Rules(NamedTuple):
 class Window(NamedTuple):
     """M rectangles of one size: `height` rows from each of `tops`, `width` columns from each of `lefts` (int64 [M]).
 
-    They may hang over the edge of the map. tops and lefts stay on the CPU, where sizes are decided.
+    They may hang over the edge of the map. tops and lefts are NumPy's: sizes are decided on the CPU, and there it does
+    sums of a few numbers in a fraction of torch's time.
     """
 
-    tops: Tensor
-    lefts: Tensor
+    tops: np.ndarray
+    lefts: np.ndarray
     height: int
     width: int
 
@@ -124,13 +132,13 @@ class Window(NamedTuple):
         Of one window that is the whole map, the maps themselves.
         """
         whole = maps.shape[1:] == (self.height, self.width)
-        if whole and len(self.tops) == 1 and not self.tops and not self.lefts:
+        if whole and len(self.tops) == 1 and not self.tops[0] and not self.lefts[0]:
             return maps.unsqueeze(0)
         height, width = maps.shape[1:]
         rows, columns = self._indices()
-        at = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+        at = rows.clip(0, height - 1)[:, :, None] * width + columns.clip(0, width - 1)[:, None]
         # Whole positions, all maps of each, are gathered in half the time that indexing by row and column takes.
-        found = maps.permute(1, 2, 0).flatten(0, 1).index_select(0, at.flatten().to(maps.device))
+        found = maps.permute(1, 2, 0).flatten(0, 1).index_select(0, torch.from_numpy(at.ravel()).to(maps.device))
         return found.unflatten(0, at.shape).permute(0, 3, 1, 2)
 
     def drop_beyond(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -139,11 +147,11 @@ class Window(NamedTuple):
         rows, columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         if rows.all() and columns.all():
             return x
-        return x.mul_((rows[:, None, :, None] & columns[:, None, None, :]).to(x))
+        return x.mul_(torch.from_numpy(rows[:, None, :, None] & columns[:, None, None, :]).to(x))
 
-    def _indices(self) -> tuple[Tensor, Tensor]:
+    def _indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows [M, h] and columns [M, w]."""
-        return self.tops[:, None] + torch.arange(self.height), self.lefts[:, None] + torch.arange(self.width)
+        return self.tops[:, None] + np.arange(self.height), self.lefts[:, None] + np.arange(self.width)
 
 
 def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Record]:
@@ -153,7 +161,7 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
         conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
-        x = stage.norm(conv) if stage.norm and stage.norm_first else conv
+        x = conv * stage.norm.factor(conv) if stage.norm and stage.norm_first else conv
         winners = None
         if stage.pool:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -162,15 +170,21 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
                 x, winners = x[0], x[1][0]
         records.append(Record(size, conv, x, winners, stage.pool, {}))
         if stage.norm and not stage.norm_first and stage is not stages[-1]:
-            x = stage.norm(x)
+            x = x * stage.norm.factor(x)
     return records
 
 
-def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> Tensor:
-    """Whether no later chosen window, in row-major order, has the same winner; bool like switches [C, U, V]."""
+def last_winner(switches: Tensor, pool: Pool, columns: int, chosen: Tensor | None = None) -> Tensor:
+    """Whether no later chosen window, in row-major order, has the same winner; bool like switches [C, U, V].
+
+    columns: of the map that was pooled; switches are row * columns + column.
+    """
     height, width = switches.shape[1:]
     last = torch.ones_like(switches, dtype=torch.bool)
     reach = -(-pool.kernel // pool.stride) - 1  # windows further apart than this do not overlap
+    apart = reach * pool.stride + pool.kernel - 1  # rows, or columns, at most, between winners that are compared
+    if apart * (columns + 1) < 256:  # their last bytes tell them apart, and compare in a quarter of the time
+        switches = switches.to(torch.uint8)
     for down in range(min(reach, height - 1) + 1):
         for right in range(-min(reach, width - 1), min(reach, width - 1) + 1):
             if (down, right) <= (0, 0):
@@ -178,22 +192,25 @@ def last_winner(switches: Tensor, pool: Pool, chosen: Tensor | None = None) -> T
             here = slice(0, height - down), slice(max(-right, 0), width - max(right, 0))
             there = slice(down, height), slice(max(right, 0), width - max(-right, 0))
             other = switches[:, *here] != switches[:, *there]
-            last[:, *here] &= other if chosen is None else other | ~chosen[:, *there]
+            # Not &=, which would copy the slice onto itself once more.
+            last[:, *here].logical_and_(other if chosen is None else other | ~chosen[:, *there])
     return last
 
 
 def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    places: int64 [M, C, u, v], as Record.winners(window.width) has them; changed here where the window does not begin
-    with the map. Values that share a winner add; give 0 for those that should not count.
+    places: int64 [M, C, u, v], as Record.winners(window.width, …) has them; changed here where a window does not begin
+    with the map, or is not the first. Values that share a winner add; give 0 for those that should not count.
     """
-    shift = window.tops * window.width + window.lefts
+    count, maps = y.shape[:2]
+    shift = (np.arange(count) * window.height - window.tops) * window.width - window.lefts
     if shift.any():
-        places -= shift.view(-1, 1, 1, 1).to(y.device)
-    out = y.new_zeros(len(y), window.height * window.width, y.shape[1])
-    last = [t.permute(0, 2, 3, 1).flatten(1, 2) for t in (places, y)]  # channels last, as the convolution wants them
-    return out.scatter_add_(1, *last).unflatten(1, (window.height, window.width)).permute(0, 3, 1, 2)
+        places += torch.from_numpy(shift * maps).view(-1, 1, 1, 1).to(y.device)
+    out = y.new_zeros(count * window.height * window.width * maps)
+    # As one row of numbers, in the order they lie in memory: half the time of scattering along positions.
+    out.scatter_add_(0, *(t.permute(0, 2, 3, 1).flatten() for t in (places, y)))
+    return out.view(count, window.height, window.width, maps).permute(0, 3, 1, 2)
 
 
 def normalize_back(norm, x: Tensor, gradient: Tensor, window: Window | None = None) -> Tensor:
@@ -268,7 +285,7 @@ def clip(x: Tensor, window: Window, size: tuple[int, int]) -> tuple[Tensor, Wind
     return x if len(x) == 1 else kept.drop_beyond(x, *size), kept
 
 
-def field(stages: list[Stage], rows: Tensor, columns: Tensor) -> Window:
+def field(stages: list[Stage], rows: np.ndarray, columns: np.ndarray) -> Window:
     """What these positions [M] of the last stage's convolution see of the image, edges not minded."""
     window = Window(rows, columns, 1, 1)
     for i, stage in reversed(list(enumerate(stages))):
@@ -297,9 +314,9 @@ class Projector:
         at = len(records) - 1
         stage, record = self.stages[at], records[at]
         if stage.pool and self.rules.assign:
-            chosen = record.last() if chosen.all() else chosen & last_winner(record.switches, stage.pool, chosen)
+            chosen = record.last() if chosen.all() else chosen & record.last(chosen)
         y = values * chosen
-        origin = torch.zeros(1, dtype=torch.int64)
+        origin = np.zeros(1, dtype=np.int64)
         window = Window(origin, origin, *y.shape[2:])
         x, window = self._down(records, at, y, window, slice(0, y.shape[1]), normalized=False)
         return paste(x, window, records[0].size)
@@ -311,14 +328,15 @@ class Projector:
         0 beyond the picture's edge.
         """
         stages = self.stages[: len(records)]
-        seen = field(stages, rows, columns)
+        seen = field(stages, rows.numpy(), columns.numpy())
         patches = values.new_empty(len(maps), stages[0].weight.shape[1] * stages[0].groups, seen.height, seen.width)
         group = maps // (len(stages[-1].weight) // stages[-1].groups)
         order = (group * records[-1].conv[0, 0].numel() + rows * records[-1].conv.shape[3] + columns).argsort()
         many = max(1, AT_ONCE.get(values.device.type, AT_ONCE["cuda"]) // (seen.height * seen.width))
         for some in (part for g in group.unique() for part in order[group[order] == g].split(many)):
-            x, window = self._start(records, values[some], maps[some], Window(rows[some], columns[some], 1, 1))
-            top, left = int((window.tops - seen.tops[some])[0]), int((window.lefts - seen.lefts[some])[0])
+            window = Window(rows[some].numpy(), columns[some].numpy(), 1, 1)
+            x, window = self._start(records, values[some], maps[some], window)
+            top, left = int(window.tops[0] - seen.tops[some[0]]), int(window.lefts[0] - seen.lefts[some[0]])
             bottom, right = seen.height - top - window.height, seen.width - left - window.width
             patches[some] = F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
         return patches, seen
@@ -333,7 +351,8 @@ class Projector:
             u = normalize_back(stage.norm, record.conv, u, window)
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
         maps = maps.to(values.device)
-        active = record.conv[0, maps, window.tops.to(maps.device), window.lefts.to(maps.device)] > 0
+        rows, columns = (torch.from_numpy(t).to(maps.device) for t in (window.tops, window.lefts))
+        active = record.conv[0, maps, rows, columns] > 0
         h = rectify(values.clone().view(1, -1, 1, 1), active.view(1, -1, 1, 1), self.rules, stage.bias[maps])
         x = h.view(-1, 1, 1, 1) * stage.weight[maps]
         x, window = clip(x, window.spread(stage.weight.shape[2], stage.stride, stage.padding), record.size)
@@ -356,7 +375,7 @@ class Projector:
                 y *= window.cut(record.last()[maps])
             pooled, window = window, window.spread(*stage.pool[:3])
             window = window.narrow(*window.beyond(*record.conv.shape[2:]))
-            y = unpool(y, pooled.cut(record.winners(window.width)[maps]), window)
+            y = unpool(y, pooled.cut(record.winners(window.width, maps)), window)
         if stage.norm and stage.norm_first and rules.lrn:
             y = normalize_back(stage.norm, record.conv, y, window)
         return self._convolved(records, at, y, window, maps)
