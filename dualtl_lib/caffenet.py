@@ -196,9 +196,12 @@ class Trunk(nn.Module):
     def stage(self, name: str, x: Tensor) -> Tensor:
         """One layer and what follows it: convolution, ReLU, then pooling and normalization where it has them."""
         layer = self.layer(name)
-        x = self.relu(self.get_submodule(name)(x))
-        steps = [self.pool] * layer.pool + [self.norm] * layer.norm
-        for step in steps if self.order == "pool-norm" else reversed(steps):
+        x = self.get_submodule(name)(x)
+        if self.order == "norm-pool":
+            steps = [self.relu] + [self.norm] * layer.norm + [self.pool] * layer.pool
+        else:  # Pooling first leaves ReLU a quarter to do, for the same maps and gradients: both keep values in order.
+            steps = [self.pool] * layer.pool + [self.relu] + [self.norm] * layer.norm
+        for step in steps:
             x = step(x)
         return x
 
@@ -210,6 +213,8 @@ class Trunk(nn.Module):
         names = [layer.name for layer in self.layers]
         first = names.index(self.layer(start).name) if start else 0
         last = names.index(self.layer(stop).name) if stop else len(names) - 1
+        if torch.is_autocast_enabled(x.device.type):  # the first layer would do it; done here, half the bytes are moved
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         # Maps last in memory: convolutions in bfloat16 and pooling, back too, then take half the time on a CPU.
         x = x.contiguous(memory_format=torch.channels_last)
         for name in names[first : last + 1]:

@@ -208,6 +208,18 @@ def test_trunk_is_what_its_table_says(trunk, layers, order):
         torch.testing.assert_close(other(x, stop=name), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_gradients_of_the_trunk_are_those_of_pytorchs_functions(order):  # where ReLU comes before pooling
+    trunk = Trunk(order=order).double()
+    x, weights = trunk.transform(pictures(1)).double(), list(trunk.parameters())
+    found, expected = (
+        torch.autograd.grad(maps.square().mean(), weights)
+        for maps in (trunk(x), list(by_functions(trunk, x).values())[-1])
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max()))
+
+
 @torch.no_grad()
 def test_order_of_pooling_and_normalization_matters(trunk):
     other = Trunk(order="norm-pool")
