@@ -82,6 +82,6 @@ rule fold:
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=60,
+        runtime=240 if OPENED.budget == "paper" else 60,
     shell:
         "OMP_NUM_THREADS=1 python -m dualtl_lib fold {RUN} {wildcards.job} {OPTIONS}"

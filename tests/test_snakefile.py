@@ -42,3 +42,8 @@ def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
     fold = said[said.index("rule fold:") :]
     resources = re.search(r"resources: (.*)", fold)[1]
     assert "mem_mb=4000" in resources and "runtime=60" in resources and "slurm_partition=cpu" in resources
+
+
+def test_a_fold_on_the_printed_schedule_may_take_longer():
+    said = plan("--cores", "2", "--config", "run=ckplus48_paper")
+    assert "runtime=240" in re.search(r"resources: (.*)", said[said.index("rule fold:") :])[1]
