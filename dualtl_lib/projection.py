@@ -350,14 +350,17 @@ class Projector:
             u[torch.arange(len(maps)), maps] = values.view(-1, 1, 1)
             u = normalize_back(stage.norm, record.conv, u, window)
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
+        group = int(maps[0]) // (
+            len(stage.weight) // stage.groups
+        )  # before they go to a GPU, which would be waited for
         maps = maps.to(values.device)
         rows, columns = (torch.from_numpy(t).to(maps.device) for t in (window.tops, window.lefts))
         active = record.conv[0, maps, rows, columns] > 0
         h = rectify(values.clone().view(1, -1, 1, 1), active.view(1, -1, 1, 1), self.rules, stage.bias[maps])
         x = h.view(-1, 1, 1, 1) * stage.weight[maps]
         x, window = clip(x, window.spread(stage.weight.shape[2], stage.stride, stage.padding), record.size)
-        first = int(maps[0]) // (len(stage.weight) // stage.groups) * x.shape[1]
-        return self._down(records, at - 1, x, window, slice(first, first + x.shape[1]))
+        below = slice(group * x.shape[1], (group + 1) * x.shape[1])
+        return self._down(records, at - 1, x, window, below)
 
     def _down(self, records, at: int, y: Tensor, window: Window, maps: slice, normalized: bool = True):
         """From the maps after stage `at` to the image; y [M, maps, h, w] are all that is not 0."""

@@ -1,5 +1,6 @@
 """The deconvnet against the equations written out, against Captum, and against itself."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -9,10 +10,12 @@ from captum.attr import NeuronDeconvolution, NeuronGradient, NeuronGuidedBackpro
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from dualtl_lib import gallery, weights
 from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Trunk
-from dualtl_lib.deconvnet import VARIANTS, Deconvnet, choose, strongest
+from dualtl_lib.deconvnet import VARIANTS, Deconvnet, choose, stages_of, strongest
 from dualtl_lib.projection import Pool, Projector, Stage, Window, forward, last_winner, normalize_back, paste
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -183,6 +186,41 @@ def test_the_last_window_wins_as_a_loop_has_it(columns):  # of 64, four rows are
         for c, v in np.ndindex(*flat.shape):
             later = [w for w in range(v + 1, flat.shape[1]) if chosen[c].flatten()[w] and flat[c, w] == flat[c, v]]
             assert bool(last[c].flatten()[v]) == (not later)
+
+
+class OnCard(TorchFunctionMode):
+    """Moves to a GPU that is not there, and makes tensors on it, by PyTorch's fake tensors; the rest stays real."""
+
+    def __init__(self, fake: FakeTensorMode):
+        super().__init__()
+        self.fake = fake
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not torch.Tensor.to and not str(kwargs.get("device")).startswith("cuda"):
+            return func(*args, **kwargs)
+        with self.fake:
+            return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_a_projection_on_a_gpu_meets_no_tensor_on_the_cpu(order, variant):
+    """Fake tensors know their device and refuse to mix; they need no GPU, and compute nothing."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, torch.device("cuda"):
+        trunk, image, values = Trunk(order=order), torch.zeros(1, 3, 227, 227), torch.zeros(3)
+    stages, places, origin = stages_of(trunk), torch.tensor([0, 3, 5]), np.zeros(1, dtype=np.int64)
+    with OnCard(fake), torch.no_grad():
+        for depth, lrn in itertools.product(range(1, 6), (False, True)):
+            projector = Projector(stages, VARIANTS[variant]._replace(lrn=lrn), trunk.transform.to_rgb)
+            records = forward(stages[:depth], image)
+            maps = torch.tensor([0, 7, 90])
+            patches, _ = projector.each(records, values, maps, places, places)
+            pooled = records[-1].pooled
+            window = Window(origin, origin, *pooled.shape[2:])
+            whole, _ = projector._down(records, depth - 1, pooled, window, slice(0, pooled.shape[1]))
+            assert patches.device.type == whole.device.type == "cuda"
 
 
 # --- Captum ----------------------------------------------------------------------------------------------------------
