@@ -200,16 +200,16 @@ def last_winner(switches: Tensor, pool: Pool, columns: int, chosen: Tensor | Non
 def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    places: int64 [M, C, u, v], as Record.winners(window.width, …) has them; changed here where a window does not begin
-    with the map, or is not the first. Values that share a winner add; give 0 for those that should not count.
+    places: int64 [M, C, u, v], as Record.winners(window.width, …) has them; changed here where the window does not begin
+    with the map. Values that share a winner add; give 0 for those that should not count.
     """
     count, maps = y.shape[:2]
-    shift = (np.arange(count) * window.height - window.tops) * window.width - window.lefts
+    shift = window.tops * window.width + window.lefts
     if shift.any():
-        places += torch.from_numpy(shift * maps).view(-1, 1, 1, 1).to(y.device)
-    out = y.new_zeros(count * window.height * window.width * maps)
+        places -= torch.from_numpy(shift * maps).view(-1, 1, 1, 1).to(y.device)
+    out = y.new_zeros(count, window.height * window.width * maps)
     # As one row of numbers, in the order they lie in memory: half the time of scattering along positions.
-    out.scatter_add_(0, *(t.permute(0, 2, 3, 1).flatten() for t in (places, y)))
+    out.scatter_add_(1, *(t.permute(0, 2, 3, 1).flatten(1) for t in (places, y)))
     return out.view(count, window.height, window.width, maps).permute(0, 3, 1, 2)
 
 
