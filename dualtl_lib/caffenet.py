@@ -196,12 +196,9 @@ class Trunk(nn.Module):
     def stage(self, name: str, x: Tensor) -> Tensor:
         """One layer and what follows it: convolution, ReLU, then pooling and normalization where it has them."""
         layer = self.layer(name)
-        x = self.get_submodule(name)(x)
-        if self.order == "norm-pool":
-            steps = [self.relu] + [self.norm] * layer.norm + [self.pool] * layer.pool
-        else:  # Pooling first leaves ReLU a quarter to do, for the same maps and gradients: both keep values in order.
-            steps = [self.pool] * layer.pool + [self.relu] + [self.norm] * layer.norm
-        for step in steps:
+        x = self.relu(self.get_submodule(name)(x))
+        steps = [self.pool] * layer.pool + [self.norm] * layer.norm
+        for step in steps if self.order == "pool-norm" else reversed(steps):
             x = step(x)
         return x
 

@@ -200,7 +200,7 @@ def last_winner(switches: Tensor, pool: Pool, columns: int, chosen: Tensor | Non
 def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     """Pooled values y [M, C, u, v] at their winners (eq. 8), others 0: [M, C, h, w] over `window`.
 
-    places: int64 [M, C, u, v], as Record.winners(window.width, …) has them; changed here where the window does not begin
+    places: int64 [M, C, u, v], as Record.winners(window.width, …) has them; changed here where a window does not begin
     with the map. Values that share a winner add; give 0 for those that should not count.
     """
     count, maps = y.shape[:2]

@@ -209,7 +209,7 @@ def test_trunk_is_what_its_table_says(trunk, layers, order):
 
 
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
-def test_gradients_of_the_trunk_are_those_of_pytorchs_functions(order):  # where ReLU comes before pooling
+def test_gradients_of_the_trunk_are_those_of_pytorchs_functions(order):
     trunk = Trunk(order=order).double()
     x, weights = trunk.transform(pictures(1)).double(), list(trunk.parameters())
     found, expected = (
