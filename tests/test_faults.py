@@ -34,8 +34,8 @@ NOTICES = {
 FAULTS = {
     "a wrong switch": Fault(
         "projection.py",
-        "for t in (places, y)]",
-        "for t in (places.flip(-1, -2), y)]",
+        "for t in (places, y)))",
+        "for t in (places.flip(-1, -2), y)))",
         "02_bvlc_features",
         NOTICES["02_bvlc_features"],
     ),
