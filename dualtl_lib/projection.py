@@ -94,8 +94,8 @@ class Rules(NamedTuple):
 class Window(NamedTuple):
     """M rectangles of one size: `height` rows from each of `tops`, `width` columns from each of `lefts` (int64 [M]).
 
-    They may hang over the edge of the map. tops and lefts are NumPy's: sizes are decided on the CPU, and there it does
-    sums of a few numbers in a fraction of torch's time.
+    They may hang over the edge of the map. tops and lefts are NumPy's: sizes are decided on the CPU, where it takes
+    less time than torch for a few numbers.
     """
 
     tops: np.ndarray
@@ -161,6 +161,7 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
         conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
+        # Normalized by its factor, not by calling it: one image needs no parts, and nothing is kept for going back.
         x = conv * stage.norm.factor(conv) if stage.norm and stage.norm_first else conv
         winners = None
         if stage.pool:
@@ -350,9 +351,8 @@ class Projector:
             u[torch.arange(len(maps)), maps] = values.view(-1, 1, 1)
             u = normalize_back(stage.norm, record.conv, u, window)
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
-        group = int(maps[0]) // (
-            len(stage.weight) // stage.groups
-        )  # before they go to a GPU, which would be waited for
+        outs = len(stage.weight) // stage.groups
+        group = int(maps[0]) // outs  # asked of the CPU: a GPU would have to be waited for
         maps = maps.to(values.device)
         rows, columns = (torch.from_numpy(t).to(maps.device) for t in (window.tops, window.lefts))
         active = record.conv[0, maps, rows, columns] > 0

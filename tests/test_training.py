@@ -454,14 +454,13 @@ def test_the_bound_is_what_each_weight_was_pushed_times_the_rates_to_come():
             push = m.weights.grad + SHORT.weight_decay * m.decay_mult * m.weights.detach()
             way[m.name] = way.get(m.name, 0) + push.abs().double() / SHORT.stepsize
         solver.step()
-    left, to_come = SHORT.momentum / (1 - SHORT.momentum), sum(SHORT.rate(t) for t in range(8, 20))
-    found = training.furthest(solver, SHORT, 8)
+    done, speeding = SHORT.stepsize, 1 / (1 - SHORT.momentum)
+    to_come = sum(SHORT.rate(t) for t in range(done, SHORT.max_iter))
+    found = training.furthest(solver, SHORT, done)
     for m in solver.moved:
-        times = m.lr_mult / (1 - SHORT.momentum) * to_come
-        expected = (
-            left * m.speed.abs() + times * way[m.name]
-        ).max() / m.weights.detach().double().square().mean().sqrt()
-        assert found[m.name] == pytest.approx(float(expected), rel=1e-5)
+        furthest = speeding * (SHORT.momentum * m.speed.abs() + m.lr_mult * to_come * way[m.name]).max()
+        usual = m.weights.detach().double().square().mean().sqrt()
+        assert found[m.name] == pytest.approx(float(furthest / usual), rel=1e-5)
 
 
 def test_the_bound_grows_with_what_is_left():
