@@ -5,6 +5,8 @@ from dualtl_lib import runs, sweep
 
 RUN = config.get("run", "embedded")
 CHANGES = {key: value for key, value in config.items() if key != "run"}
+if unknown := CHANGES.keys() - {"seed", "budget"}:  # what every notebook takes
+    raise ValueError(f"--config takes run, seed and budget; {', '.join(unknown)} belongs in a file in config/")
 OPTIONS = " ".join(f"--{key} {value}" for key, value in CHANGES.items())
 PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
 OPENED = runs.open_run(RUN, **CHANGES)
@@ -23,11 +25,14 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
     "08_occlusion": ["05_second_transfer"],
     "09_explorer": ["05_second_transfer"],
 }
+CORES = workflow.resource_settings.cores or 8  # a cluster is asked for 8
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
-# What a fold uses.
-TRAINS = ["caffenet", "weights", "training", "solver", "prefix", "precision", "evaluation", "occlusion", "folds"]
+CELEBA = f"runs/{NAME}/celeba.safetensors"  # the first transfer's model
+# What decides a training's result. No other change of the library trains the folds of a sweep again.
+TRAINS = ["caffenet", "weights", "protofiles", "paper", "materials", "training", "solver", "prefix", "checkpoint"]
+TRAINS += ["precision", "evaluation", "occlusion", "sweep", "folds", *(n for n in LIBRARY if n.startswith("faces/"))]
 
 
 def executed(notebook):
@@ -44,7 +49,7 @@ ruleorder: notebook_alone > notebook_long > notebook
 rule notebook:
     input:
         notebook="notebooks/{notebook}.ipynb",
-        needs=lambda w: [executed(n) for n in NEEDS[w.notebook]],
+        needs=lambda w: [executed(n) for n in NEEDS[w.notebook]] + [CELEBA] * (w.notebook == "03_first_transfer"),
         folds=lambda w: FOLDS if w.notebook == "07_expression_recognition" else [],
         library=expand("dualtl_lib/{name}.py", name=LIBRARY),
         config=f"config/{RUN}.yaml",
@@ -61,7 +66,7 @@ rule notebook:
 use rule notebook as notebook_alone with:
     wildcard_constraints:
         notebook="|".join(ALONE)
-    threads: workflow.cores
+    threads: CORES
     priority: 2  # others wait for them
 
 
@@ -71,11 +76,26 @@ use rule notebook as notebook_long with:
     priority: 1
 
 
+# The first transfer by itself, since every fold starts from it. Notebook 03 finds it trained, and leaves it as it is.
+rule celeba:
+    input:
+        library=expand("dualtl_lib/{name}.py", name=TRAINS),
+        config=f"config/{RUN}.yaml",
+    output: CELEBA
+    threads: CORES
+    priority: 2
+    resources:
+        mem_mb=6000,
+        runtime=240,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m dualtl_lib train {RUN} celeba {OPTIONS}"
+
+
 # One fold from one start of the run's sweep (config/<run>.yaml); on one core, so that a result does not depend on
 # how many run beside it.
 rule fold:
     input:
-        needs=executed("03_first_transfer"),
+        needs=CELEBA,
         library=expand("dualtl_lib/{name}.py", name=TRAINS),
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/folds/{{job}}.json"

@@ -1,5 +1,6 @@
 """The Snakefile's plan, by dry runs: each notebook once, each fold of a sweep, the line that sends it to SLURM."""
 
+import json
 import re
 import subprocess
 import sys
@@ -42,6 +43,35 @@ def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
     fold = said[said.index("rule fold:") :]
     resources = re.search(r"resources: (.*)", fold)[1]
     assert "mem_mb=4000" in resources and "runtime=60" in resources and "slurm_partition=cpu" in resources
+
+
+def test_the_readmes_line_needs_no_number_of_cores():
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    command = [sys.executable, "-m", "snakemake", *line_of_readme("slurm"), "--", "nothing"]  # a dry run has one core
+    done = subprocess.run(command, cwd=runs.HOME, capture_output=True, text=True)
+    assert "No rule to produce nothing" in done.stdout + done.stderr
+
+
+def test_what_no_notebook_takes_is_refused():
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "precision=bfloat16"]
+    done = subprocess.run(command, cwd=runs.HOME, capture_output=True, text=True)
+    assert done.returncode and "precision belongs in a file in config/" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_notebook_takes_what_a_run_may_change(notebook):
+    cells = json.loads((runs.HOME / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    (parameters,) = ("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
+    assert all(f"\n{name} = None" in parameters for name in ("seed", "budget"))
+
+
+def test_a_fold_is_trained_again_only_for_what_decides_its_result():
+    said = plan("--cores", "2", "--config", "run=embedded_folds")
+    for rule in ("celeba", "fold"):
+        needed = re.search(r"input: (.*)", said[said.index(f"rule {rule}:") :])[1].split(", ")
+        assert {"dualtl_lib/solver.py", "dualtl_lib/faces/splits.py", "config/embedded_folds.yaml"} <= set(needed)
+        assert not any("explorer" in name or name.endswith(".ipynb") for name in needed)
+    assert "runs/embedded_folds/celeba.safetensors" in needed
 
 
 def test_a_fold_on_the_printed_schedule_may_take_longer():
