@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from dualtl_lib import runs
@@ -52,11 +53,14 @@ def _train(args: argparse.Namespace) -> None:
     fabric = team()
     run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
     step, _, rest = args.model.partition("_")
+    with fabric.rank_zero_first() if fabric else nullcontext():  # what is not there yet is written by one of them
+        if step == "celeba":
+            data, validation = materials.celeba(run, "train"), materials.celeba(run, "valid")
+        else:
+            everything = materials.ckplus(run)
     if step == "celeba":
-        data, validation = materials.celeba(run, "train"), materials.celeba(run, "valid")
         model = materials.attribute_net(materials.trunk(run), run)
     else:
-        everything = materials.ckplus(run)
         split = materials.protocols(run, everything)["people" if rest.endswith("people") else "random"]
         data, validation = everything.subset(split.train), everything.subset(split.validation)
         before = "celeba" if rest.startswith("fig14") else args.model.replace("fig18", "fig14")
@@ -91,7 +95,7 @@ def _folds(args: argparse.Namespace) -> None:
 def _summary(args: argparse.Namespace) -> None:
     from dualtl_lib import summary
 
-    print(summary.text(runs.open_run(args.run)))
+    print(summary.text(runs.open_run(args.run, seed=args.seed, budget=args.budget)))
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -123,42 +127,41 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("--url", help="another place to take the same file from")
     weights.set_defaults(call=_weights)
 
-    train = commands.add_parser("train", help="train one model of a run without its notebook")
-    train.add_argument("run", help="a name in config/")
+    opened = argparse.ArgumentParser(add_help=False)
+    opened.add_argument("run", help="a name in config/")
+    opened.add_argument("--seed", type=int, help="of the run, if other than its config's")
+    opened.add_argument("--budget", choices=runs.BUDGETS, help="likewise")
+
+    train = commands.add_parser("train", parents=[opened], help="train one model of a run without its notebook")
     train.add_argument("model", choices=("celeba", *(f"ckplus_fig{n}{p}" for n in (14, 18) for p in ("", "_people"))))
-    train.add_argument("--seed", type=int)
-    train.add_argument("--budget", choices=runs.BUDGETS)
     train.set_defaults(call=_train)
 
-    fold = commands.add_parser("fold", help="one job of a run's sweep: both models on one fold from one start")
-    fold.add_argument("run", help="a name in config/")
+    about = "one job of a run's sweep: both models on one fold from one start"
+    fold = commands.add_parser("fold", parents=[opened], help=about)
     fold.add_argument("job", help="such as people-all-dual-seed0-fold1")
-    fold.add_argument("--seed", type=int, help="of the run, if other than its config's")
-    fold.add_argument("--budget", choices=runs.BUDGETS)
     fold.set_defaults(call=_fold)
 
-    pooled = commands.add_parser("folds", help="Tables 5 and 6 over the jobs of a sweep that are done, as CSV")
-    pooled.add_argument("run", help="a name in config/")
-    pooled.add_argument("--seed", type=int, help="of the run, if other than its config's")
-    pooled.add_argument("--budget", choices=runs.BUDGETS)
+    about = "Tables 5 and 6 over the jobs of a sweep that are done, as CSV"
+    pooled = commands.add_parser("folds", parents=[opened], help=about)
     pooled.set_defaults(call=_folds)
 
     pretrain = commands.add_parser("pretrain", help="remake the embedded trunk", add_help=False)
-    pretrain.add_argument("rest", nargs=argparse.REMAINDER)
     pretrain.set_defaults(call=_pretrain)
 
-    summary = commands.add_parser("summary", help="a run's closing table")
-    summary.add_argument("run", help="a name in config/")
+    summary = commands.add_parser("summary", parents=[opened], help="a run's closing table")
     summary.set_defaults(call=_summary)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error that says what is wrong ends it with that sentence and status 1."""
-    args = parser().parse_args(arguments)
+    top = parser()
+    args, args.rest = top.parse_known_args(arguments)
+    if args.rest and args.command != "pretrain":  # which has options of its own
+        top.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         args.call(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

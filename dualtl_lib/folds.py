@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables, training
+from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables
 from .faces import splits
 
 
@@ -36,8 +36,11 @@ def start_of(run: runs.Run, start: str) -> caffenet.Trunk:
 def do(run: runs.Run, job: sweep.Job) -> Path:
     """Train both models of a job and write what they, and a linear SVM, say of its test images; once.
 
-    Where the run leaves out a tail of the schedule, "skipped" says from where and with what bound.
+    Where the run leaves out a tail of the schedule, "skipped" says from where and with what bound. Raises ValueError
+    for a job that is not of the run's sweep.
     """
+    if job not in (listed := sweep.jobs(run)):
+        raise ValueError(f"run {run.name!r} has no job {job}; its sweep has {', '.join(map(str, listed)) or 'none'}")
     result, began = sweep.path(run, job), time.monotonic()
     if result.exists():
         return result
@@ -73,11 +76,11 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
     model = materials.expression_net(trunk, train, run, conv5=figure == 14, seed=job.seed)
     recipe = materials.recipe(run, "ckplus" if figure == 14 else "heads")
     with materials.accelerated(model):
-        history = training.fit(
+        history = materials.fit(
             model,
             train,
             recipe,
-            job.seed,
+            seed=job.seed,
             checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
             cache_folder=run.path / "cache",
             skip_dead_tail=run.skip_dead_tail,
@@ -96,20 +99,14 @@ def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame 
     """What these jobs of the run have said, by default all: one row per job, model, covered region and test image.
 
     Columns: those of sweep.Job, model, region ("none" where nothing is covered), image, person, right. None where
-    there are no jobs; raises FileNotFoundError where one has not been done.
+    there are no jobs; raises FileNotFoundError where one has not been done, and ValueError where some have been done
+    with other recipes or in another precision than others.
     """
     jobs = sweep.jobs(run) if jobs is None else jobs
     if not jobs:
         return None
-    missing = [job for job in jobs if not sweep.path(run, job).exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"run {run.name!r} lacks {len(missing)} of {len(jobs)} folds, {missing[0]} first: "
-            f"`python -m dualtl_lib fold {run.name} {missing[0]}`, or all of them with {run.made_by()}"
-        )
     frames = []
-    for job in jobs:
-        found = json.loads(sweep.path(run, job).read_text())
+    for job, found in _read(run, jobs).items():
         truth = np.array(found["truth"])
         said = {(model, "none"): p for model, p in found["predicted"].items()}
         said |= {(tables.FIG14, region): p for region, p in found["covered"].items() if region != "none"}
@@ -119,8 +116,28 @@ def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame 
     return pd.concat(frames, ignore_index=True)
 
 
+def _read(run: runs.Run, jobs: list[sweep.Job]) -> dict[sweep.Job, dict]:
+    """What the jobs have written. Raises as `answers` does."""
+    missing = [job for job in jobs if not sweep.path(run, job).exists()]
+    if missing:
+        options = "".join(f" --{key} {value}" for key, value in run.changes().items() if key in ("seed", "budget"))
+        raise FileNotFoundError(
+            f"run {run.name!r} lacks {len(missing)} of {len(jobs)} folds, {missing[0]} first: "
+            f"`python -m dualtl_lib fold {run.config}{options} {missing[0]}`, or all of them with {run.made_by()}"
+        )
+    contents = {job: json.loads(sweep.path(run, job).read_text()) for job in jobs}
+    settings = {str((found["recipes"], found["precision"])): job for job, found in contents.items()}
+    if len(settings) > 1:
+        first, other = list(settings.values())[:2]
+        raise ValueError(
+            f"{sweep.path(run, first)} and {sweep.path(run, other)} are of other settings, {' and '.join(settings)}; "
+            "remove those that are out of date and do them again"
+        )
+    return contents
+
+
 def table5(found: pd.DataFrame) -> pd.DataFrame:
-    """Table 5 over these folds: a row per protocol, class set, model and start.
+    """Table 5 over these folds: a row per seed, protocol, class set, model and start.
 
     dual against it: exact McNemar test over the images that both starts have been asked, all of them where every job
     is done. by person: Wilcoxon's signed-rank test over each person's share of right answers, since images of one
@@ -128,11 +145,12 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     whole = found[found.region == "none"]
-    for (protocol, classes, model), group in whole.groupby(["protocol", "classes", "model"], sort=False):
-        right = group.pivot(index=["seed", "image", "person"], columns="start", values="right")
+    for (seed, protocol, classes, model), group in whole.groupby(["seed", "protocol", "classes", "model"], sort=False):
+        right = group.pivot(index=["image", "person"], columns="start", values="right")
         for start in right:
             accuracy = evaluation.wilson(int(right[start].sum()), int(right[start].count()))
             row = {
+                "seed": seed,
                 "protocol": tables.PROTOCOLS[protocol],
                 "classes": "all" if classes == "all" else "peaks",
                 "model": model,
@@ -156,15 +174,16 @@ def _by_person(a: pd.Series, b: pd.Series) -> float:
 
 
 def table6(found: pd.DataFrame) -> pd.DataFrame:
-    """Table 6 over all folds: a row per region; the paper's value, and under each protocol and class set ours."""
+    """Table 6 over all folds: a row per region; the paper's value, and under each protocol, class set and seed ours."""
     covered = found[(found.model == tables.FIG14) & (found.start == "dual")]
     rows = []
     for region, quoted in paper.TABLE6.items():
         row = {"region": region, "paper": tables.percent(quoted)}
-        for (protocol, classes), group in covered[covered.region == region].groupby(
-            ["protocol", "classes"], sort=False
+        for (seed, protocol, classes), group in covered[covered.region == region].groupby(
+            ["seed", "protocol", "classes"], sort=False
         ):
             name = tables.PROTOCOLS[protocol] + ("" if classes == "all" else ", without neutral")
+            name += f", seed {seed}" if covered.seed.nunique() > 1 else ""
             row[name] = str(evaluation.wilson(int(group.right.sum()), len(group)))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -176,10 +195,10 @@ def results(found: pd.DataFrame | None) -> list[dict]:
         return []
     return [
         {
-            "item": f"Table 5, {row.model}, start {row.start or '-'}, {row.protocol}, {row.classes} classes, all folds",
+            "item": f"Table 5, {r.model}, start {r.start or '-'}, {r.protocol}, {r.classes} classes, seed {r.seed}",
             "paper": "not given",
-            "measured": f"{100 * row.accuracy:.1f} % (n={row.n}, {100 * row.low:.1f}–{100 * row.high:.1f})",
+            "measured": f"{100 * r.accuracy:.1f} % (n={r.n}, {100 * r.low:.1f}–{100 * r.high:.1f})",
             "file": "table5_folds.csv",
         }
-        for row in table5(found).itertuples()
+        for r in table5(found).itertuples()
     ]

@@ -49,6 +49,15 @@ def ckplus(run: runs.Run) -> faces.CKPlus:
     return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, person=run.person)
 
 
+def example(data: faces.CKPlus, expression: str) -> Tensor:
+    """The first face of an expression, uint8 [1, 3, 227, 227]; of the last class where these faces have none of it.
+
+    Raises ValueError for what is neither an expression of the paper's nor a class of these faces.
+    """
+    other = expression in paper.EXPRESSIONS and expression not in data.classes
+    return data.batch(data.of_class(data.classes[-1] if other else expression)[:1])
+
+
 def _synthetic(kind: str, run: runs.Run) -> Path:
     return runs.OUTPUT / "runs" / "data" / f"{kind}-seed{run.seed}"
 
@@ -120,12 +129,7 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         precision=run.precision,
     )
     with accelerated(model, fabric.device if fabric else None) as device:
-        try:
-            history = training.fit(model, data, recipe, **arguments)
-        except training.OtherTraining:  # something above this training has changed since
-            print(f"training {name} anew: the state that was kept is of other settings, data or weights")
-            state.unlink(missing_ok=True)
-            history = training.fit(model, data, recipe, **arguments)
+        history = fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
         meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision, device)}
         if "skipped_from" in history:
@@ -136,6 +140,16 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
             print(f"{name}: left out {meta['skipped']}")
         weights.save_model(model, run.checkpoint(name), **meta)
     return history
+
+
+def fit(model, data, recipe: training.Recipe, checkpoint: Path, **arguments) -> dict[str, list]:
+    """training.fit, which begins anew where the state that was kept is of another training."""
+    try:
+        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
+    except training.OtherTraining:  # something above this training has changed since
+        print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
+        checkpoint.unlink(missing_ok=True)
+        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
 
 
 @contextlib.contextmanager

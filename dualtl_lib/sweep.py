@@ -50,9 +50,10 @@ def jobs(run: runs.Run) -> list[Job]:
     if not run.sweep:
         return []
     expected = {**CHOICES, "seed": "a list of numbers", "folds": "a number"}
-    unknown = {k: v for k, known in CHOICES.items() for v in run.sweep.get(k, ()) if v not in known}
-    if run.sweep.keys() != expected.keys() or unknown:
-        raise ValueError(f"config of run {run.name!r}: sweep needs {expected}; found {unknown or run.sweep}")
+    lists = [run.sweep.get(key) for key in (*CHOICES, "seed")]
+    right = run.sweep.keys() == expected.keys() and all(isinstance(found, list) for found in lists)
+    if not right or any(v not in known for k, known in CHOICES.items() for v in run.sweep[k]):
+        raise ValueError(f"config of run {run.name!r}: sweep needs {expected}; found {run.sweep}")
     listed = itertools.product(*(run.sweep[key] for key in ("protocol", "classes", "start", "seed")))
     folds = {"random": 1, "people": run.sweep["folds"]}
     return [Job(*chosen, fold) for chosen in listed for fold in range(1, folds[chosen[0]] + 1)]

@@ -36,7 +36,7 @@ def test_a_wrong_job_says_how_jobs_are_written(name):
         sweep.parse(name)
 
 
-@pytest.mark.parametrize("change", [{"start": ["tripled"]}, {"fold": 3}])
+@pytest.mark.parametrize("change", [{"start": ["tripled"]}, {"fold": 3}, {"seed": 0}, {"start": "dual"}])
 def test_a_wrong_sweep_is_refused(tmp_path, monkeypatch, change):
     run = run_with(tmp_path, monkeypatch, sweep=LISTS | change)
     with pytest.raises(ValueError, match=r"sweep needs .*random.*single.*dual"):
@@ -70,12 +70,14 @@ def test_a_job_writes_what_was_said_of_its_test_images(small):
     assert [p.name for p in sweep.path(small, job).parent.iterdir()] == [f"{job}.json"]
 
 
-def written(run, job, right, people, first=0):
+def written(run, job, right, people, first=0, recipes="quick"):
     """A made-up result of a job, of images from `first` on."""
     truth = np.arange(len(right)) % 3
     said = np.where(right, truth, truth + 1).tolist()
     content = dict(test=list(range(first, first + len(right))), people=people, truth=truth.tolist())
-    content |= dict(predicted={tables.FIG14: said, tables.FIG18: said}, covered={})
+    content |= dict(
+        predicted={tables.FIG14: said, tables.FIG18: said}, covered={}, recipes=recipes, precision="float32"
+    )
     if job.start == "dual":
         content["covered"] = {region: said for region in paper.TABLE6}
     path = sweep.path(run, job)
@@ -121,6 +123,41 @@ def test_what_is_done_is_pooled_and_compared_where_both_starts_were_asked(tmp_pa
     assert np.isnan(table.loc["random", "dual against it, p"])  # no image in common
 
 
+def test_every_seed_is_pooled_by_itself(tmp_path, monkeypatch):
+    lists = dict(protocol=["random"], classes=["all"], start=["dual"], seed=[0, 7], folds=1)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    for seed in (0, 7):
+        written(run, Job("random", "all", "dual", seed, 1), np.arange(10) < 9 - seed, ["a"] * 10)
+    found = folds.answers(run)
+    table = folds.table5(found)
+    assert table[table.model == tables.FIG14][["seed", "accuracy", "n"]].values.tolist() == [[0, 0.9, 10], [7, 0.2, 10]]
+    assert list(folds.table6(found).columns[2:]) == ["images at random, seed 0", "images at random, seed 7"]
+
+
+def test_folds_of_different_settings_are_not_pooled(tmp_path, monkeypatch):
+    lists = dict(protocol=["random"], classes=["all"], start=["single", "dual"], seed=[0], folds=1)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    for job, recipes in zip(sweep.jobs(run), ("quick", "paper"), strict=True):
+        written(run, job, np.arange(10) < 9, ["a"] * 10, recipes=recipes)
+    with pytest.raises(ValueError, match=r"single-seed0-fold1.json and .*other settings.*quick.*paper.*do them again"):
+        folds.answers(run)
+
+
+def test_only_a_job_of_the_sweep_is_done(small):
+    for name in ("people-peaks-dual-seed0-fold3", "people-peaks-dual-seed0-fold0", "random-all-random-seed0-fold1"):
+        with pytest.raises(ValueError, match=rf"no job {name}; its sweep has random-all-single-seed0-fold1"):
+            folds.do(small, sweep.parse(name))
+
+
+def test_a_state_of_another_training_does_not_stop_a_fold(small, capsys):
+    job = Job("random", "peaks", "single", 0, 1)
+    state = sweep.path(small, job).parent / f"{job}-fig14.safetensors"
+    data = materials.ckplus(small)
+    other = materials.expression_net(materials.trunk(small), data, small, seed=3)
+    materials.fit(other, data, materials.recipe(small, "ckplus"), checkpoint=state, seed=3)
+    assert folds.do(small, job).exists() and "training anew" in capsys.readouterr().out
+
+
 def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
     lists = dict(protocol=["people"], classes=["all"], start=["dual"], seed=[0], folds=3)
     run = run_with(tmp_path, monkeypatch, sweep=lists)
@@ -140,3 +177,15 @@ def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
 def test_the_command_line_says_what_is_wrong(capsys):
     assert main(["fold", "embedded", "nonsense"]) == 1
     assert "a job is written as" in capsys.readouterr().err
+    assert main(["fold", "embedded", "people-all-dual-seed0-fold1"]) == 1
+    assert "its sweep has none" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["summary", "embedded", "--fast"])
+    assert "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+def test_pretraining_has_options_of_its_own(monkeypatch):
+    given = []
+    monkeypatch.setattr("dualtl_lib.pretraining.main", given.append)
+    assert main(["pretrain", "--resume", "--out", "x"]) == 0
+    assert given == [["--resume", "--out", "x"]]
