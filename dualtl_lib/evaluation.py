@@ -96,7 +96,8 @@ class Comparison(NamedTuple):
     p: float
 
     def __str__(self) -> str:
-        verdict = "differ" if self.p < 0.05 else "no difference shown"
+        better = "first" if self.only_a > self.only_b else "second"
+        verdict = f"the {better} is better" if self.p < 0.05 else "no difference shown"
         return f"{verdict} (p={self.p:.3g}; {self.only_a} right only in the first, {self.only_b} only in the second)"
 
 

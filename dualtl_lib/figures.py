@@ -114,8 +114,11 @@ def projections(
 ) -> tuple[plt.Figure, dict[str, Tensor]]:
     """Figs. 4-8, 10-13, 15-17: the input (a) and each lettered panel, every panel on its own scale.
 
-    image: uint8 [1, 3, 227, 227]. Returns the figure and the projections [3, 227, 227] by letter.
+    image: uint8 [1, 3, 227, 227]. Returns the figure and the projections [3, 227, 227] by letter. Raises ValueError
+    where `before` is missing and a panel needs it.
     """
+    if before is None and any(panel.model == "before" for panel in figure.panels):
+        raise ValueError(f"Fig. {figure.number} has panels of the model before this training: give `before` too")
     layer_maps = now.trunk.layer(figure.layer).maps
     fig, axes = _grid(len(figure.panels) + 1, 4, title)
     axes[0].imshow(picture(image[0]))
@@ -127,7 +130,10 @@ def projections(
         ax.imshow(luminous(shown[panel.letter]))
         ax.set_title(panel_title(panel, layer_maps))
         if not shown[panel.letter].any():
-            ax.text(0.5, 0.5, "no neuron of it is active", color="white", ha="center", transform=ax.transAxes)
+            maps = net.feature_maps(image, figure.layer)[0]
+            active = maps[[m - 1 for m in panel.maps]].any() if panel.maps else maps.any()
+            why = "nothing of it reaches the pixels" if active else "no neuron of it is active"
+            ax.text(0.5, 0.5, why, color="white", ha="center", transform=ax.transAxes)
     return fig, shown
 
 
@@ -143,19 +149,21 @@ def occlusion_pairs(
     fig, axes = _grid(2 * len(covered), 4, title)
     for i, (region, image) in enumerate(covered.items()):
         axes[2 * i].imshow(picture(image[0]))
-        axes[2 * i].set_title(f"({'acegik'[i]}) {'nothing' if region == 'none' else region} covered")
+        what = "nothing" if region == "none" else region.replace(" and ", ", ")  # the longest would not fit
+        axes[2 * i].set_title(f"({'acegik'[i]}) {what} covered")
         axes[2 * i + 1].imshow(luminous(shown[region], peak))
         axes[2 * i + 1].set_title(f"({'bdfhjl'[i]}) {layer}, top {top} of each map")
     return fig, shown
 
 
 def filters(trunk, title: str) -> plt.Figure:
-    """conv1's filters as colour pictures, each on its own scale around grey."""
+    """conv1's filters as colour pictures, each under its number and on its own scale around grey."""
     weight = trunk.transform.to_rgb(trunk.conv1.weight.detach())
     weight = 0.5 + 0.5 * weight / weight.abs().amax((1, 2, 3), keepdim=True)
-    fig, axes = _grid(len(weight), 16, title, spare=0.02)
-    for ax, w in zip(axes, weight, strict=False):
+    fig, axes = _grid(len(weight), 16, title, spare=0.12)
+    for number, (ax, w) in enumerate(zip(axes, weight, strict=False), 1):
         ax.imshow(w.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+        ax.set_title(number, fontsize=6, pad=1.5)
     return fig
 
 
@@ -204,16 +212,18 @@ def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: st
     """For one map of each layer its nine strongest patches of all images, and each projected (Zeiler and Fergus)."""
     from torchvision.utils import make_grid  # here, since it takes six seconds
 
-    fig, axes = plt.subplots(2, len(chosen), figsize=(PAGE, 2 * PAGE / len(chosen) + 0.7))
+    fig, axes = plt.subplots(2, len(chosen), figsize=(PAGE, 2 * PAGE / len(chosen) + 0.7), squeeze=False)
     fig.suptitle(title)
     for (above, below), (layer, number) in zip(axes.T, chosen.items(), strict=True):
         found = strongest_patches(net, images, layer, maps=[number], progress=False)
-        above.imshow(make_grid(found.pictures[0], nrow=3, padding=1, pad_value=255).permute(1, 2, 0))
+        above.imshow(picture(make_grid(found.pictures[0], nrow=3, padding=1, pad_value=255)))
         projected = torch.stack([patch / brightest(patch) for patch in found.patches[0]])
         below.imshow(luminous(make_grid(projected, nrow=3, padding=1, pad_value=1), peak=1.0))
         above.set_title(f"{layer}, map {number}")
         for ax in (above, below):
             ax.axis("off")
+    for ax, text in zip(axes[:, 0], ("patches", "projections"), strict=True):
+        ax.text(-0.06, 0.5, text, rotation=90, ha="right", va="center", transform=ax.transAxes)
     return fig
 
 
@@ -228,7 +238,7 @@ def attribute_accuracies(table: pd.DataFrame, title: str) -> plt.Figure:
 
 
 def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
-    """Loss on the training batches and accuracy on the validation images, over iterations.
+    """Loss on the training batches, averaged over ten, and accuracy on the validation images, over iterations.
 
     A name that ends in a protocol takes its colour; Fig. 18's curves are dashed.
     """
@@ -237,9 +247,9 @@ def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
     for name, history in histories.items():
         colour = next((COLOURS[p] for p, words in tables.PROTOCOLS.items() if words in name), COLOURS["measured"])
         style = {"color": colour, "ls": "--" if "Fig. 18" in name else "-", "lw": 1, "label": name}
-        left.plot(history["loss"], **style)
+        left.plot(pd.Series(history["loss"]).rolling(10, min_periods=1).mean(), **style)
         right.plot(history["validated"], history["validation"], marker="o", ms=3, **style)
-    left.set(xlabel="iteration", ylabel="loss on the batch", ylim=(0, None))
+    left.set(xlabel="iteration", ylabel="loss, mean of 10 batches", ylim=(0, None))
     right.set(xlabel="iteration", ylabel="accuracy on validation", xlim=left.get_xlim(), ylim=(0, 1))
     right.legend(frameon=False)
     return fig

@@ -7,20 +7,21 @@ Maps are counted from 1, as the paper counts them.
 
 from typing import NamedTuple
 
-ATTRIBUTES = (  # Table 2, in its order, in CelebA's spelling
-    "Arched_Eyebrows",
-    "Bags_Under_Eyes",
-    "Big_Lips",
-    "Big_Nose",
-    "Oval_Face",
-    "High_Cheekbones",
-    "Mouth_Slightly_Open",
-    "Narrow_Eyes",
-    "Pointy_Nose",
-    "Rosy_Cheeks",
-    "Smiling",
-    "Bushy_Eyebrows",
-)
+TABLE2 = {  # in its order, in CelebA's spelling, with the values of its sample
+    "Arched_Eyebrows": 1,
+    "Bags_Under_Eyes": 0,
+    "Big_Lips": 0,
+    "Big_Nose": 0,
+    "Oval_Face": 1,
+    "High_Cheekbones": 0,
+    "Mouth_Slightly_Open": 0,
+    "Narrow_Eyes": 0,
+    "Pointy_Nose": 0,
+    "Rosy_Cheeks": 0,
+    "Smiling": 1,
+    "Bushy_Eyebrows": 0,
+}
+ATTRIBUTES = tuple(TABLE2)
 
 # Section 4.3.1. The index is CK+'s emotion code.
 EXPRESSIONS = ("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
@@ -180,7 +181,7 @@ CLAIMS = (  # what the paper says, where, and the notebook that looks
     ("trained on expressions, conv3 and conv4 show significant features, conv5 few", "4.3.3, Figs. 15-17", "06"),
     ("99.0 % of expressions recognized, 98.0 % without conv5", "4.3.4, Table 5", "07"),
     ("conv5 can be taken away at little cost", "4.3.4, Table 5", "07"),
-    ("transferring twice keeps a small data set from overfitting", "1", "05"),
+    ("transferring twice keeps a small data set from overfitting", "1", "07"),
     ("covering cheeks and forehead hardly matters, covering the mouth matters most", "4.4, Table 6", "08"),
     ("where a region is covered, the projection goes black", "4.4, Figs. 19-20", "08"),
 )

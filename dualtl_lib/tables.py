@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 from torch import Tensor
@@ -20,23 +21,29 @@ def percent(value: float | None) -> str:
 
 
 def table2(faces, index: int, train) -> pd.DataFrame:
-    """Table 2: the attributes of one face, 1 where present, and how often each is present in training."""
-    present = train.targets.float().mean(0).tolist()
+    """Table 2: the attributes of the paper's face and of ours, 1 where present, and their share in training."""
     return pd.DataFrame(
-        {"attribute": faces.classes, "this face": faces.targets[index].tolist(), "share in training": present}
+        {
+            "attribute": faces.classes,
+            "the paper's face": [paper.TABLE2[name] for name in faces.classes],
+            "this face": faces.targets[index].tolist(),
+            "share in training": train.targets.float().mean(0).tolist(),
+        }
     ).round(3)
 
 
 def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
-    """Tables 3 and 4: solver settings, one column per recipe."""
+    """Tables 3 and 4: solver settings, one column per recipe. The last two rows are not in the paper's tables."""
+    order = ["base_lr", "batch", "lr_policy", "gamma", "stepsize", "max_iter", "momentum", "weight_decay", "algorithm"]
 
     def settings(recipe) -> dict:
         heads = recipe.heads_first
         first = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
-        return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}"), "heads_first": first}
+        own = {"lr_policy": "step", "algorithm": "SGD", "heads_first": first}  # the two that training knows
+        return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}")} | own
 
     table = pd.DataFrame({name: settings(recipe) for name, recipe in by_name.items()})
-    return table.rename_axis("setting").reset_index()
+    return table.loc[[*order, "loss", "heads_first"]].rename_axis("setting").reset_index()
 
 
 def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
@@ -130,7 +137,20 @@ def claims() -> pd.DataFrame:
     return pd.DataFrame(paper.CLAIMS, columns=["the paper's claim", "section", "notebook"])
 
 
-def order(rows: list[tuple], protocol: str) -> float:
-    """Spearman correlation between the paper's values and the measured ones under a protocol: 1 for the same order."""
-    quoted, measured = zip(*[(value, of[protocol].value) for _, value, of in rows], strict=True)
-    return float(stats.spearmanr(quoted, measured).statistic)
+def order(rows: list[tuple], protocol: str) -> tuple[float, float]:
+    """Do covered regions cost as much, one against another, as in the paper? Spearman's correlation of Table 6 (1: the
+    same order) under a protocol, without the uncovered face, and its p by all orders that there are (two-sided)."""
+    regions = [(value, of[protocol].value) for name, value, of in rows if name != "none"]
+    quoted, measured = map(list, zip(*regions, strict=True))
+    test = stats.permutation_test(
+        [measured], lambda x: stats.spearmanr(quoted, x).statistic, permutation_type="pairings", n_resamples=np.inf
+    )
+    return float(test.statistic), float(test.pvalue)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table to read: three decimals, and p below a thousandth as "<0.001"."""
+    shown = table.round(3)
+    for column in table.columns[[str(c).split(", ")[-1] == "p" for c in table]]:
+        shown[column] = ["" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table[column]]
+    return shown

@@ -77,7 +77,7 @@ def test_comparison_is_the_exact_mcnemar_test():
     found = evaluation.compare(a, b)
     assert (found.only_a, found.only_b) == (9, 1)
     assert found.p == pytest.approx(2 * (1 + 10) / 2**10)
-    assert str(found).startswith("differ (p=0.0215")
+    assert str(found).startswith("the first is better (p=0.0215")
     same = evaluation.compare(a, a)
     assert same.p == 1 and str(same).startswith("no difference shown")
     with pytest.raises(ValueError, match="the same"):

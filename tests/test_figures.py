@@ -1,0 +1,120 @@
+"""Figures: what is in them. How they look is for eyes."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from dualtl_lib import evaluation, figures, paper, tables
+from dualtl_lib.caffenet import CAFFENET, Trunk
+from dualtl_lib.deconvnet import Deconvnet
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    torch.manual_seed(0)
+    trunk = Trunk(CAFFENET[:2])
+    for layer in trunk.layers:  # larger than BVLC's fillers, so that neurons are active
+        torch.nn.init.normal_(trunk.get_submodule(layer.name).weight, std=0.05)
+    return trunk
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randint(0, 256, (4, 3, 227, 227), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def titles(fig) -> list[str]:
+    return [ax.get_title() for ax in fig.axes]
+
+
+def test_light_is_cut_at_zero_and_at_the_peak():
+    projection = torch.tensor([-1.0, 0.0, 1.0, 4.0]).repeat(3, 1, 1)
+    assert figures.luminous(projection, peak=2.0)[0, :, 0].tolist() == [0, 0, 0.5, 1]
+    assert figures.brightest(torch.zeros(3, 2, 2)) == 1
+    assert figures.brightest(projection) == pytest.approx(4, rel=0.01)
+
+
+def test_panels_are_the_projections_that_their_titles_name(trunk, images):
+    now, before = Deconvnet(trunk), Deconvnet(trunk, variant="guided")
+    fig, shown = figures.projections(paper.figure(10), images[:1], now, before)
+    assert torch.equal(shown["d"], now.reconstruct(images[:1], "conv2", maps=[19])[0])
+    assert torch.equal(shown["h"], before.reconstruct(images[:1], "conv2", top=1)[0])
+    assert titles(fig)[:2] == ["(a) input", "(b) all neurons of all 256 maps"]
+    assert "(h) top 1 of each of 256 maps,\nbefore this training" in titles(fig)
+    with pytest.raises(ValueError, match=r"Fig. 10 .*give `before`"):
+        figures.projections(paper.figure(10), images[:1], now)
+
+
+def test_an_empty_panel_says_whether_the_map_was_silent(trunk, images):
+    net = Deconvnet(trunk, variant="zeiler")
+    said = {}
+    for name, weight in (("silent", -1.0), ("lost", 1.0)):
+        with torch.no_grad():
+            conv = trunk.conv1
+            kept = conv.weight[0].clone(), conv.bias[0].clone()
+            conv.weight[0], conv.bias[0] = 0, weight  # the map answers to the bias alone: nothing goes back
+            fig, _ = figures.projections(paper.figure(4), images[:1], net)
+            said[name] = [text.get_text() for text in fig.axes[2].texts]
+            conv.weight[0], conv.bias[0] = kept
+    assert said == {"silent": ["no neuron of it is active"], "lost": ["nothing of it reaches the pixels"]}
+
+
+def test_covered_faces_share_the_scale_of_the_uncovered(trunk, images):
+    covered = {"none": images[:1], "cheeks and forehead": images[1:2]}
+    fig, shown = figures.occlusion_pairs(covered, Deconvnet(trunk), "conv1", 10, "")
+    assert titles(fig) == [
+        "(a) nothing covered", "(b) conv1, top 10 of each map",
+        "(c) cheeks, forehead covered", "(d) conv1, top 10 of each map",
+    ]  # fmt: skip
+    peak = figures.brightest(shown["none"])
+    assert np.array_equal(fig.axes[3].images[0].get_array(), figures.luminous(shown["cheeks and forehead"], peak))
+
+
+@pytest.mark.parametrize("chosen", [{"conv1": 4}, {"conv1": 4, "conv2": 200}])
+def test_a_gallery_has_a_column_for_each_layer(trunk, images, chosen):
+    many = images.repeat(3, 1, 1, 1)
+    fig = figures.gallery(Deconvnet(trunk), many, chosen, "")
+    assert titles(fig)[: len(chosen)] == [f"{layer}, map {number}" for layer, number in chosen.items()]
+
+
+def test_filters_are_numbered_as_the_paper_counts(trunk):
+    fig = figures.filters(trunk, "")
+    assert titles(fig) == [str(n) for n in range(1, 97)]
+    first = trunk.transform.to_rgb(trunk.conv1.weight.detach())[0].permute(1, 2, 0)
+    assert np.allclose(fig.axes[0].images[0].get_array(), 0.5 + 0.5 * first / first.abs().max())
+
+
+def test_accuracies_lie_where_they_are(images):
+    rows = [
+        ("one", 0.9, {"random": evaluation.wilson(80, 100), "people": evaluation.wilson(50, 100)}),
+        ("two", None, {}),
+    ]
+    (ax,) = figures.accuracies(rows, "t", {"two": 0.25}).axes
+    points = {line.get_label(): line.get_xdata().tolist() for line in ax.lines if not line.get_label().startswith("_")}
+    assert points == {"paper": [0.9], "always the majority": [0.25]}
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert set(labels) == {"paper", "always the majority", *tables.PROTOCOLS.values()}
+    assert [c.lines[0].get_xdata().tolist() for c in ax.containers] == [[0.8], [0.5]]
+
+
+def test_curves_are_means_of_ten_batches_in_the_protocols_colour():
+    history = {"loss": list(range(20)), "validated": [10, 20], "validation": [0.5, 0.6]}
+    left, right = figures.curves({"Fig. 18, people kept apart": history}, "").axes
+    (loss,), (accuracy,) = left.lines, right.lines
+    assert loss.get_ydata().tolist() == [np.mean(range(max(0, t - 9), t + 1)) for t in range(20)]
+    assert accuracy.get_xydata().tolist() == [[10, 0.5], [20, 0.6]]
+    assert loss.get_color() == figures.COLOURS["people"] and loss.get_linestyle() == "--"
+
+
+def test_a_confusion_counts_the_truth_in_rows():
+    fig = figures.confusion({"x": np.array([[3, 1], [0, 2]])}, ["a", "b"], "")
+    found = {text.get_position(): text.get_text() for text in fig.axes[0].texts}
+    assert found == {(0, 0): "3", (1, 0): "1", (1, 1): "2"}
+    assert (fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) == ("predicted", "true")
