@@ -9,7 +9,7 @@ NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
 BROWSER := tests/test_explorer_browser.py
 LONGEST := tests/test_faults.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
-export DUALTL_DATA ?= $(abspath $(or $(DATA),../shared/data))
+export DUALTL_DATA ?= $(abspath $(patsubst ~/%,$(HOME)/%,$(or $(DATA),../shared/data)))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
 

@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     actions = weights.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="the table of sources, and which are here")
     check = actions.add_parser("check", help="read a file and say what it is")
-    check.add_argument("path", help=".caffemodel, .onnx, .safetensors or .pth")
+    check.add_argument("path", help="a name of the list, or a .caffemodel, .onnx, .safetensors or .pth file")
     fetch = actions.add_parser("fetch", help="download, check and keep in the cache")
     fetch.add_argument("name", help="a name of the list")
     fetch.add_argument("--url", help="another place to take the same file from")

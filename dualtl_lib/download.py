@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 CHUNK = 1 << 18  # bytes
 ATTEMPTS = 5  # connections in a row that bring nothing new before giving up
+PAUSE = 1  # seconds before the next connection, for each that has just brought nothing
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -37,19 +39,25 @@ def verify(path: Path, checksum: str) -> None:
 def _receive(url: str, part: Path, size: int | None, bar: tqdm) -> bool:
     """One connection: append what is missing to `part`. True when the server has sent everything."""
     have = part.stat().st_size
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing lies beyond what we have, so the checksum decides
             return True
         raise
+    except (ValueError, http.client.InvalidURL) as error:
+        raise ValueError(f"expected an address such as https://host/file, found {url!r} ({error})") from error
     with response, open(part, "r+b") as file:
         start = have if response.status == 206 else 0  # 200: the server does not resume, so start again
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else size
+        if size and total != size:  # before anything that is here is overwritten
+            raise ConnectionError(
+                f"expected a file of {size:,} bytes, the server offers {total:,}; it may be a sign-in page"
+            )
         file.truncate(start)
         file.seek(start)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else size
         bar.reset(total)
         bar.update(start)
         while chunk := response.read(CHUNK):
@@ -62,17 +70,19 @@ def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Pat
     """Download url to target, unless a file with that checksum is already there; returns target.
 
     What arrives is kept in `.<name>.part` beside the target until it is whole, so that the next call goes on where
-    this one was cut. A wrong checksum removes it. Raises ConnectionError when the server cannot be reached or keeps
-    hanging up, ValueError for a wrong checksum, OSError for a disk that is full or cannot be written.
+    this one was cut. A wrong checksum removes it. Raises ConnectionError when the server cannot be reached, keeps
+    hanging up or offers a file of another size, ValueError for a wrong checksum or what is no URL, OSError for a disk
+    that is full or cannot be written, and while another process fetches the same file.
     """
     target = Path(target)
     if target.exists():
         verify(target, checksum)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    if size and (free := shutil.disk_usage(target.parent).free) < size:
-        raise OSError(f"{target.parent}: {size:,} bytes are needed, {free:,} are free")
     part = target.with_name(f".{target.name}.part")
+    missing = (size or 0) - (part.stat().st_size if part.exists() else 0)
+    if (free := shutil.disk_usage(target.parent).free) < missing:
+        raise OSError(f"{target.parent}: {missing:,} bytes are needed, {free:,} are free; make room there")
     with open(part, "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,15 +90,16 @@ def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Pat
             raise OSError(f"{part}: another process is fetching this file; wait for it") from error
         try:
             _complete(url, part, size)
-            verify(part, checksum)
-        except ValueError as error:
-            part.unlink()
-            raise ValueError(f"{url}: {str(error).split(': ', 1)[1]}") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 part.unlink()
                 raise OSError(f"{target.parent}: the disk is full; nothing was kept of {target.name}") from error
             raise
+        try:
+            verify(part, checksum)
+        except ValueError as error:
+            part.unlink()
+            raise ValueError(f"{url}: {str(error).removeprefix(f'{part}: ')}") from error
         os.replace(part, target)
     return target
 
@@ -98,6 +109,7 @@ def _complete(url: str, part: Path, size: int | None) -> None:
     failures, reason = 0, "the connection was cut"
     with tqdm(total=size, unit="B", unit_scale=True, desc=part.name[1:-5]) as bar:
         while failures < ATTEMPTS:
+            time.sleep(PAUSE * failures)
             before = part.stat().st_size
             try:
                 if _receive(url, part, size, bar):

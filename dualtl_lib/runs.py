@@ -5,6 +5,7 @@ and provenance; `figures/<name>/` its pictures and tables. Two runs never share 
 """
 
 import errno
+import filecmp
 import hashlib
 import importlib.metadata
 import json
@@ -23,7 +24,7 @@ import yaml
 from dualtl_lib.precision import PRECISIONS, resolve
 
 HOME = Path(__file__).resolve().parent.parent
-OUTPUT = Path(os.environ.get("DUALTL_OUTPUT", HOME))  # where runs/ and figures/ are written; tests write elsewhere
+OUTPUT = HOME / os.environ.get("DUALTL_OUTPUT", "")  # where runs/ and figures/ are written; tests write elsewhere
 BUDGETS = ("quick", "paper")
 KEYS = {
     "title": str,  # what the data is called in every title
@@ -119,7 +120,7 @@ def open_run(name: str, **changes) -> Run:
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ValueError(f"no run {name!r}: {path.name} is not in config/, which has {known}")
-    config = OPTIONAL | yaml.safe_load(path.read_text())
+    config = OPTIONAL | _settings(path)
     changed = {k: v for k, v in changes.items() if v is not None and v != config.get(k)}
     config |= changed
     kinds = KEYS | {key: type(default) for key, default in OPTIONAL.items()}
@@ -134,9 +135,26 @@ def open_run(name: str, **changes) -> Run:
     return Run(**config)
 
 
+def _settings(path: Path) -> dict:
+    """What a config file says. Raises ValueError for what is none."""
+    expected = f"{path}: expected lines of `key: value`, patterns in single quotes"
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: what looks like a date and is none
+        mark = getattr(error, "problem_mark", None)
+        problem = f"{error.problem.removeprefix('found ')} in line {mark.line + 1}" if mark else error
+        raise ValueError(f"{expected}, found {problem}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{expected}, found {'nothing' if found is None else f'a {type(found).__name__}'}")
+    return found
+
+
 @contextmanager
 def replacing(path: Path):
-    """A file beside `path` to write to, renamed to it when all went well and removed when not."""
+    """A file beside `path` to write to, renamed to it when all went well and removed when not.
+
+    A `path` that has these bytes already is left as it is, so that Snakemake makes nothing anew that depends on it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
@@ -144,7 +162,8 @@ def replacing(path: Path):
     try:
         yield Path(part)
         os.chmod(part, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
-        os.replace(part, path)
+        if not (path.is_file() and filecmp.cmp(part, path, shallow=False)):
+            os.replace(part, path)
     finally:
         Path(part).unlink(missing_ok=True)
 

@@ -6,10 +6,11 @@ weights enums. Foreign files are parsed, never executed. A file that does not ho
 
 import contextlib
 import json
+import math
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import safetensors
@@ -17,14 +18,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from . import caffenet, download, protofiles, runs
-from .caffenet import CAFFENET, TORCHVISION_ALEXNET, AttributeNet, ExpressionNet, Preprocessing, Trunk
+from . import download, protofiles, runs
+from .caffenet import CAFFENET, TORCHVISION_ALEXNET, AttributeNet, ExpressionNet, Layer, Preprocessing, Trunk
 from .protofiles import Contents
 
 EMBEDDED = Path(__file__).parent / "data" / "embedded.safetensors"
 ORDER = "pool-norm"  # where neither the caller nor the file says: the paper's network (READING's first point)
 FEATURES = {"features.0": "conv1", "features.3": "conv2", "features.6": "conv3", "features.8": "conv4"}
 FEATURES["features.10"] = "conv5"  # torchvision's names
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of fewer bits: quantized, and of another scale
 
 CAFFE_TRANSFORM = Preprocessing()
 # What torchvision's AlexNet_Weights.IMAGENET1K_V1 says, and a test holds it to that: importing torchvision takes longer
@@ -44,7 +46,7 @@ class Source:
     title: str
     order: str
     licence: str
-    layers: tuple[caffenet.Layer, ...] = CAFFENET
+    layers: tuple[Layer, ...] = CAFFENET
     transform: Preprocessing = CAFFE_TRANSFORM
     file: str | None = None
     url: str | None = None
@@ -108,39 +110,53 @@ def data_root() -> Path:
 
     Raises FileNotFoundError saying what to set where it is missing.
     """
-    root = Path(os.environ.get("DUALTL_DATA") or runs.HOME / "../shared/data").expanduser()
+    root = (runs.HOME / Path(os.environ.get("DUALTL_DATA") or "../shared/data").expanduser()).resolve()
     if not root.is_dir():
         raise FileNotFoundError(
             f"no data folder at {root}; name yours with DUALTL_DATA=<folder>, or `make … DATA=<folder>`"
         )
-    return root.resolve()
+    return root
 
 
-def expand(path: str | Path) -> Path:
-    """A path in which `$DATA/` stands for the data root and `~` for the home folder."""
+def expand(path: str | Path, base: Path | None = None) -> Path:
+    """A path in which `$DATA/` stands for the data root and `~` for the home folder, made absolute.
+
+    base: where a relative one begins. By default the repository: a notebook, which runs in notebooks/, and a command
+    find the same files by a config.
+    """
     text = str(path)
-    return data_root() / text[6:] if text.startswith("$DATA/") else Path(text).expanduser()
+    return data_root() / text[6:] if text.startswith("$DATA/") else (base or runs.HOME) / Path(text).expanduser()
 
 
 def cache() -> Path:
     """The folder for downloaded weights: DUALTL_CACHE, or ~/.cache/dualtl."""
-    return Path(os.environ.get("DUALTL_CACHE") or "~/.cache/dualtl").expanduser()
+    return runs.HOME / Path(os.environ.get("DUALTL_CACHE") or "~/.cache/dualtl").expanduser()
 
 
-def load(name: str | Path, order: str | None = None, seed: int = 0) -> Trunk:
-    """A trunk by its name in SOURCES, or from a .caffemodel, .onnx, .safetensors or .pth file.
+def load(name: str | Path | Enum, order: str | None = None, seed: int = 0) -> Trunk:
+    """A trunk by its name in SOURCES, from a .caffemodel, .onnx, .safetensors or .pth file, or by torchvision's enum.
 
-    order: "pool-norm" or "norm-pool"; None takes the source's, then what the file says, then "pool-norm".
-    seed: of the initial values of "random". Raises ValueError for an unknown name and for a file that does not hold
-    the network, FileNotFoundError for one that is missing, saying how to get it.
+    A relative path is the repository's, as in a config. order: "pool-norm" or "norm-pool"; None takes the source's,
+    then what the file says, then "pool-norm". seed: of the initial values of "random". Raises ValueError for an
+    unknown name and for a file that does not hold the network, FileNotFoundError for one that is missing, saying how
+    to get it.
     """
-    name = str(name)
     if name == "random":
         return _random(order or ORDER, seed)
-    source = SOURCES.get(name)
-    path = _located(name, source) if source else expand(name)
-    contents = read(path)
-    return _trunk(contents, path, order or (source and source.order), name if source else path.name)
+    name, path, source = _found(name)
+    return _trunk(_read(path), path, order or (source and source.order), name)
+
+
+def _found(wanted: str | Path | Enum, base: Path | None = None) -> tuple[str, Path, Source | None]:
+    """What `load` and `describe` are asked for: its name, its file, and its source, where it is one of SOURCES."""
+    url = getattr(wanted, "url", None)  # of torchvision's enum
+    name = next((n for n, s in SOURCES.items() if url and s.url == url), str(wanted))
+    if source := SOURCES.get(name):
+        return name, _located(name, source), source
+    if Path(name).suffix.lower() not in READERS:
+        raise ValueError(f"no weights {name!r}; known names are {', '.join(SOURCES)}, known files {', '.join(READERS)}")
+    path = expand(name, base)
+    return path.name, path, None
 
 
 def _random(order: str, seed: int) -> Trunk:
@@ -194,17 +210,17 @@ def fetch(name: str, url: str | None = None) -> Path:
     return download.fetch(url or source.url, cache() / source.file, source.checksum, source.size)
 
 
-def read(path: Path) -> Contents:
-    """What a file of weights holds, by its ending. Raises ValueError or FileNotFoundError."""
-    path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(
-            f"no weights {str(path)!r}; known names are {', '.join(SOURCES)}, known files {', '.join(READERS)}"
-        )
+def _read(path: Path) -> Contents:
+    """What a file of weights holds, by its ending."""
+    _check_file(path)
+    return READERS[path.suffix.lower()](path)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file, found a folder; name the file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    return reader(path)
 
 
 def metadata(path: Path) -> dict:
@@ -215,37 +231,57 @@ def metadata(path: Path) -> dict:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file: {error}; fetch or make it again") from error
     try:
-        return {k: v for k, v in found.items() if k != "dualtl"} | json.loads(found.get("dualtl", "{}"))
-    except ValueError as error:
-        raise ValueError(f"{path}: its metadata cannot be read: {error}") from error
+        own = json.loads(found.pop("dualtl", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata cannot be read: {error}; fetch or make it again") from error
+    if not isinstance(own, dict):
+        raise ValueError(f"{path}: expected names and values as metadata, found {own!r:.40}; fetch or make it again")
+    return found | own
+
+
+def _tensors(path: Path, prefixes: str | tuple[str, ...] = "") -> dict[str, torch.Tensor]:
+    """A safetensors file's tensors whose names begin so; copies, so that the file may go."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k).clone() for k in file.keys() if k.startswith(prefixes)}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: expected floating-point numbers: {error}") from error
 
 
 def _read_safetensors(path: Path) -> Contents:
     said = metadata(path)
     if "kind" in said and said["kind"] != "Trunk":
         raise ValueError(f"{path}: expected a trunk, found a trained {said['kind']}; weights.load_model reads it")
-    with safetensors.safe_open(path, "pt") as file:
-        wanted = [k for k in file.keys() if k.startswith(("conv", "features."))]  # noqa: SIM118
-        tensors = {k: file.get_tensor(k).clone() for k in wanted}  # a copy, so that the file may go
-    order, source = said.get("order"), said.get("source", "")
-    if order is None and "LRN before pooling" in source:
+    order = said.get("order")
+    if order is None and "LRN before pooling" in str(said.get("source")):
         order = "norm-pool"
+    tensors = _tensors(path, ("conv", "features."))
     return Contents(tensors, order, "its metadata" if order else "", metadata=said)
 
 
+def _is_state(found) -> bool:
+    return isinstance(found, dict) and all(isinstance(v, torch.Tensor) for v in found.values())
+
+
 def _read_pickle(path: Path) -> Contents:
-    """A PyTorch state dict. Only tensors are unpickled: code in the file is refused, not run."""
+    """A PyTorch state dict, or a checkpoint with one in it. Only tensors are unpickled: code is refused, not run."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of any kind: torch.load trips over a damaged file where it happens to
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{path}: expected a PyTorch file of tensors only, found something else; nothing in it was run ({reason})"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict):
         raise ValueError(f"{path}: expected a state dict of tensors, found a {type(state).__name__}")
+    if not _is_state(state):
+        inner = [v for v in state.values() if _is_state(v) and v]
+        if len(inner) != 1:
+            raise ValueError(
+                f"{path}: expected a state dict of tensors, or one inside, found {len(inner)} inside and the keys "
+                f"{', '.join(map(str, state))[:200]}; save the network's alone with torch.save(model.state_dict(), …)"
+            )
+        (state,) = inner
     return Contents({str(k): v for k, v in state.items()})
 
 
@@ -258,22 +294,57 @@ READERS: dict[str, Callable[[Path], Contents]] = {
 }
 
 
-def _architecture(said: dict, tensors: dict) -> tuple[tuple[caffenet.Layer, ...], Preprocessing]:
-    """The layer table and preprocessing: from the metadata where they are there, or else told by conv1's maps."""
+def _architecture(said: dict, tensors: dict, path: Path) -> tuple[tuple[Layer, ...], Preprocessing]:
+    """The layer table and preprocessing: from the metadata where they are there, or else told by conv1's maps.
+
+    Raises ValueError for metadata that say something else there.
+    """
     first = tensors.get("conv1.weight")
-    torchvision = first is not None and len(first) == TORCHVISION_ALEXNET[0].maps
+    torchvision = first is not None and tuple(first.shape[:1]) == (TORCHVISION_ALEXNET[0].maps,)
     layers, transform = (TORCHVISION_ALEXNET, TORCHVISION_TRANSFORM) if torchvision else (CAFFENET, CAFFE_TRANSFORM)
-    if "layers" in said:
-        layers = tuple(caffenet.Layer(**layer) for layer in said["layers"])
-    if "transform" in said:
-        transform = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in said["transform"].items()})
+    try:
+        if "layers" in said:
+            layers = tuple(_layer(**layer) for layer in said["layers"])
+            if not 0 < len(layers) == len({layer.name for layer in layers}):
+                raise ValueError("no layers, or two of one name")
+        if "transform" in said:
+            transform = _preprocessing(**said["transform"])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path}: expected metadata as save_model writes them, found others under 'layers' or 'transform' "
+            f"({error}); leave them out, or make the file again"
+        ) from error
     return layers, transform
+
+
+def _layer(**said) -> Layer:
+    layer = Layer(**said)
+    kinds = Layer.__annotations__.values()
+    if (
+        any(type(value) is not kind for value, kind in zip(layer, kinds, strict=True))
+        or min(layer.maps, layer.kernel, layer.stride, layer.groups, layer.padding + 1) < 1
+    ):
+        raise ValueError(f"{layer} cannot be")
+    return layer
+
+
+def _preprocessing(**said) -> Preprocessing:
+    transform = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+    numbers = (transform.scale, *transform.mean, *transform.std)
+    if (
+        transform.colour not in ("RGB", "BGR")
+        or not len(transform.mean) == len(transform.std) == 3
+        or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        or 0 in transform.std
+    ):
+        raise ValueError(f"{transform} cannot be")
+    return transform
 
 
 def _trunk(contents: Contents, path: Path, order: str | None, name: str) -> Trunk:
     """The trunk that a file holds. Raises ValueError naming the first thing that does not fit."""
     tensors = {_renamed(key): value for key, value in contents.tensors.items()}
-    layers, transform = _architecture(contents.metadata, tensors)
+    layers, transform = _architecture(contents.metadata, tensors, path)
     state, maps = {}, 3
     for layer in layers:
         side = (layer.kernel, layer.kernel)
@@ -281,9 +352,12 @@ def _trunk(contents: Contents, path: Path, order: str | None, name: str) -> Trun
         state |= _checked(tensors, f"{layer.name}.bias", (layer.maps,), path)
         _check_geometry(layer, contents.geometry.get(layer.name), path)
         maps = layer.maps
-    with torch.device("meta"):  # no initial values, so no random numbers are drawn
-        trunk = Trunk(layers, order or contents.order or ORDER, transform, name)
-    trunk.load_state_dict(state, assign=True)
+    try:
+        with torch.device("meta"):  # no initial values, so no random numbers are drawn
+            trunk = Trunk(layers, order or contents.order or ORDER, transform, name)
+        trunk.load_state_dict(state, assign=True)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return trunk
 
 
@@ -294,7 +368,7 @@ def _renamed(key: str) -> str:
 
 
 def _checked(tensors: dict, key: str, shape: tuple[int, ...], path: Path) -> dict:
-    """{key: float32 tensor}, if it is there, of that shape and finite."""
+    """{key: float32 tensor}, if it is there, of that shape, of floating-point numbers and finite."""
     if key not in tensors:
         found = ", ".join(sorted(k for k in tensors if k.endswith(".weight"))[:8]) or "no convolution"
         raise ValueError(f"{path}: expected {key} {list(shape)} of the network, found {found}; another network's file?")
@@ -303,14 +377,25 @@ def _checked(tensors: dict, key: str, shape: tuple[int, ...], path: Path) -> dic
         raise ValueError(
             f"{path}: expected {key} of shape {list(shape)}, found {list(found.shape)}; another network's file?"
         )
-    tensor = torch.as_tensor(found).to(torch.float32).contiguous()
+    tensor = _float32(torch.as_tensor(found), key, path)
     if not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).sum())
         raise ValueError(f"{path}: expected finite numbers in {key}, found {bad} NaN or infinite; fetch it again")
     return {key: tensor}
 
 
-def _check_geometry(layer: caffenet.Layer, said: protofiles.Geometry | None, path: Path) -> None:
+def _float32(tensor: torch.Tensor, key: str, path: Path) -> torch.Tensor:
+    """The numbers, which must be there one by one: not quantized, sparse, or left out ("meta")."""
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else tensor.layout
+        raise ValueError(
+            f"{path}: expected floating-point numbers in {key}, found {tensor.dtype} ({kind}); "
+            "save the network as float32, dense and on the CPU"
+        )
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _check_geometry(layer: Layer, said: protofiles.Geometry | None, path: Path) -> None:
     """A file that says how its convolution moves must say what our layer does."""
     if said is None:
         return
@@ -323,18 +408,27 @@ def _check_geometry(layer: caffenet.Layer, said: protofiles.Geometry | None, pat
         )
 
 
-def describe(path: str | Path) -> dict[str, str]:
-    """What a file of weights is, as `weights check` prints it. Raises as load does."""
-    path = expand(path)
-    contents = read(path)
-    trunk = _trunk(contents, path, None, path.name)
+def describe(name: str | Path) -> dict[str, str]:
+    """What a source's file or another is, as `weights check` prints it. Raises as load does.
+
+    A relative path is one of the folder the command is typed in.
+    """
+    if name == "random":
+        raise ValueError("'random' is no file: its values are drawn when it is loaded")
+    name, path, source = _found(name, Path.cwd())
+    contents = _read(path)
+    trunk = _trunk(contents, path, source and source.order, name)
+    if source:
+        told = "as `weights list` has it"
+    elif contents.order:
+        told = f"as {contents.told_by} told"
+    else:
+        told = "by default: the file does not say, load(…, order=…) does"
     return {
         "file": str(path),
         "sha256": download.checksum_of(path, "sha256"),
         "maps": "-".join(str(layer.maps) for layer in trunk.layers),
-        "order": f"{trunk.order}, as {contents.told_by} told"
-        if contents.order
-        else f"{trunk.order}, by default: the file does not say, load(…, order=…) does",
+        "order": f"{trunk.order}, {told}",
         "images": f"{trunk.transform.colour}, times {trunk.transform.scale:.4g}, minus {trunk.transform.mean}, "
         f"over {trunk.transform.std}",
         "values": ", ".join(f"{l.name} {trunk.get_submodule(l.name).weight.std():.4f}" for l in trunk.layers)
@@ -372,9 +466,8 @@ def save_model(
 
 def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
     """The trained model that save_model kept, ready to evaluate. Raises ValueError for any other file."""
-    path = expand(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = expand(path, Path.cwd())  # save_model wrote it there
+    _check_file(path)
     said = metadata(path)
     kind = said.get("kind")
     if kind not in ("AttributeNet", "ExpressionNet"):
@@ -382,8 +475,9 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
             f"{path}: expected a model kept by save_model, found {kind or 'a file without that mark'}; "
             "weights.load reads trunks"
         )
+    layers, transform = _architecture(said, {}, path)
+    state = {k: _float32(v, k, path) for k, v in _tensors(path).items()}
     try:
-        layers, transform = _architecture(said, {})
         with torch.device("meta"):
             trunk = Trunk(layers, said["order"], transform, said["name"])
             model = (
@@ -391,8 +485,6 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
                 if kind == "AttributeNet"
                 else ExpressionNet(trunk, said["classes"], said["conv5"], said["dropout"])
             )
-        with safetensors.safe_open(path, "pt") as file:
-            state = {k: file.get_tensor(k).float().clone() for k in file.keys()}  # noqa: SIM118
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: expected a whole {kind}, found one that does not fit together: {error}") from error

@@ -1,16 +1,19 @@
 """Broken, foreign and hostile files of weights: one clear error, or what the file says; never a crash or a hang."""
 
+import io
+import json
+import math
 import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from test_weights import blob, caffemodel, field, lively, numbers, onnx_model
 
 from dualtl_lib import weights
-from dualtl_lib.caffenet import CAFFENET, ExpressionNet, Layer, Trunk
+from dualtl_lib.caffenet import CAFFENET, ExpressionNet, Layer, Preprocessing, Trunk
 
 SMALL = (  # small enough to be read thousands of times
     Layer("conv1", 4, 3, norm=True, pool=True),
@@ -103,6 +106,42 @@ def test_a_pickle_with_code_is_not_run(tmp_path, writer):
     assert trace.exists()  # the trap does work
 
 
+@pytest.mark.parametrize("key", ["model", "model_state_dict", "state_dict"])
+def test_a_checkpoint_with_one_network_in_it(tmp_path, small, key):
+    path = tmp_path / "checkpoint.pth"
+    state = {k: torch.from_numpy(v) for k, v in small.items()}
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(1)}}, "param_groups": []}
+    torch.save({"epoch": 3, key: state, "optimizer": optimizer, "mean": torch.zeros(3)}, path)
+    assert torch.equal(weights.load(path).conv2.weight, state["conv2.weight"])
+    torch.save({"epoch": 3, key: state, "ema": state}, path)
+    refused(path, path.read_bytes(), rf"found 2 inside and the keys epoch, {key}, ema; save the network's alone")
+    torch.save({"epoch": 3, "optimizer": optimizer}, path)
+    refused(path, path.read_bytes(), "found 0 inside and the keys epoch, optimizer; save the network's alone")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of tensors that it will no longer have
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda t: t.to_sparse(), r"torch.float32 \(torch.sparse_coo\)"),
+        (lambda t: t.to("meta"), r"torch.float32 \(meta\)"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "torch.qint8"),
+        (lambda t: t.to(torch.int8), "torch.int8"),
+        (lambda t: t.to(torch.complex64), "torch.complex64"),
+    ],
+)
+def test_numbers_that_are_not_plainly_there(tmp_path, small, make, found):
+    path, state = tmp_path / "odd.pth", {k: torch.from_numpy(v) for k, v in small.items()}
+    torch.save(state | {"conv2.weight": make(state["conv2.weight"])}, path)
+    refused(path, path.read_bytes(), rf"expected floating-point numbers in conv2.weight, found {found}")
+
+
+def test_a_number_where_a_tensor_should_be(tmp_path, small):
+    path, state = tmp_path / "odd.pth", {k: torch.from_numpy(v) for k, v in small.items()}
+    torch.save(state | {"conv1.weight": torch.tensor(1.0)}, path)
+    refused(path, path.read_bytes(), r"conv1.weight of shape \[4, 3, 3, 3\], found \[\]")
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1, 2]), pickle.dumps({"a": 1})])
 def test_broken_pth(tmp_path, content):
     refused(tmp_path / "broken.pth", content, "expected a")
@@ -115,6 +154,52 @@ def test_broken_safetensors(tmp_path, small):
     save_file({k: torch.from_numpy(v) for k, v in small.items()}, path)
     assert weights.load(path).layers == SMALL
     refused(path, path.read_bytes()[:-8], "safetensors")
+
+
+LAYER = SMALL[0]._asdict()
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"layers": "12"}, "found others under 'layers' or 'transform'"),
+        ({"transform": "imagenet"}, "found others under 'layers' or 'transform'"),
+        ({"dualtl": "[1]"}, r"expected names and values as metadata, found \[1\]"),
+        ({"dualtl": "[" * 100_000}, "metadata cannot be read"),
+        ({"order": "rgb"}, "not 'rgb'"),
+        ({"dualtl": json.dumps({"source": 1, "order": [1]})}, r"not \[1\]"),
+        *(
+            ({"dualtl": json.dumps({"layers": [LAYER | wrong]})}, "cannot be|unexpected keyword")
+            for wrong in ({"groups": 0}, {"maps": "4"}, {"padding": -1}, {"pool": 1}, {"name": 1}, {"paddi~g": 1})
+        ),
+        *(
+            ({"dualtl": json.dumps({"transform": wrong})}, "cannot be|under 'layers' or 'transform'")
+            for wrong in ({"colour": "RBG"}, {"mean": [1, 2]}, {"std": [1, 1, 0]}, {"scale": math.nan}, {"mean": 1})
+        ),
+        ({"dualtl": json.dumps({"transform": {"scale": 10**400}})}, "under 'layers' or 'transform'"),
+        ({"dualtl": json.dumps({"layers": [LAYER | {"groups": 3, "maps": 4}]})}, "conv1.weight of shape|divisible"),
+        ({"dualtl": json.dumps({"layers": [LAYER, LAYER]})}, "no layers, or two of one name"),
+        ({"dualtl": json.dumps({"layers": []})}, "no layers, or two of one name"),
+        ({"dualtl": json.dumps({"layers": [LAYER | {"name": "conv1.x"}]})}, "conv1.x.weight"),
+    ],
+)
+def test_metadata_of_another_kind(tmp_path, small, said, match):
+    path = tmp_path / "foreign.safetensors"
+    save_file({k: torch.from_numpy(v) for k, v in small.items()}, path, metadata=said)
+    refused(path, path.read_bytes(), match)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_safetensors_of_whole_numbers(tmp_path, small, dtype):
+    path = tmp_path / "quantized.safetensors"
+    save_file({k: torch.from_numpy(v).to(dtype) for k, v in small.items()}, path)
+    refused(path, path.read_bytes(), f"expected floating-point numbers in conv1.weight, found {dtype}")
+
+
+def test_a_trained_model_of_whole_numbers(tmp_path):
+    path = weights.save_model(ExpressionNet(Trunk(SMALL), "ab"), tmp_path / "m.safetensors", dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"m.safetensors: expected floating-point numbers in .*found torch.int8"):
+        weights.load_model(path)
 
 
 def test_trunks_and_models_are_told_apart(tmp_path):
@@ -139,6 +224,11 @@ def test_names_and_places(tmp_path):
         weights.load("caffenet")
     with pytest.raises(FileNotFoundError, match=r"none.caffemodel: no such file"):
         weights.load(tmp_path / "none.caffemodel")
+    (tmp_path / "dir.caffemodel").mkdir()
+    with pytest.raises(ValueError, match=r"dir.caffemodel: expected a file, found a folder"):
+        weights.load(tmp_path / "dir.caffemodel")
+    with pytest.raises(ValueError, match=r"no weights 'AlexNet_Weights.IMAGENET1K_V2'; known names"):
+        weights.load("AlexNet_Weights.IMAGENET1K_V2")
 
 
 def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
@@ -171,14 +261,14 @@ def mutate(content: bytes, rng: np.random.Generator) -> tuple[bytes, int]:
     return content[:at] + rng.bytes(length) + content[at:], at
 
 
-@pytest.mark.parametrize("old", [True, False])
-def test_two_thousand_mutated_caffemodels(tmp_path, small, old):
-    """An error, or a network; where no stored number was touched, the network with the very numbers."""
-    rng, path = np.random.default_rng(old), tmp_path / "mutated.caffemodel"
-    good = caffemodel(small, SMALL, ("ReLU", "LRN", "Pooling"), old=old)
+def survives(path, good: bytes, small: dict, seed: int, mutations: int, exactly: bool = True) -> int:
+    """How many mutations are refused; the others give a network, and where no stored number was touched, its numbers.
+
+    exactly: whether they do that in this format, which does not let its header name other bytes of the file.
+    """
+    rng, refusals = np.random.default_rng(seed), 0
     spans = [(good.index(v.tobytes()), v.nbytes) for v in small.values()]
-    refusals = 0
-    for _ in range(2000):
+    for _ in range(mutations):
         content, at = mutate(good, rng)
         path.write_bytes(content)
         try:
@@ -189,10 +279,38 @@ def test_two_thousand_mutated_caffemodels(tmp_path, small, old):
             continue
         assert all(np.isfinite(v).all() for v in state.values())
         inside = any(start <= at < start + length for start, length in spans)
-        if len(content) == len(good) and not inside:
+        if exactly and len(content) == len(good) and not inside:
             for key, value in state.items():
                 np.testing.assert_array_equal(value, small[key])
-    assert 400 < refusals < 2000
+    return refusals
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_two_thousand_mutated_caffemodels(tmp_path, small, old):
+    good = caffemodel(small, SMALL, ("ReLU", "LRN", "Pooling"), old=old)
+    assert 400 < survives(tmp_path / "mutated.caffemodel", good, small, old, 2000) < 2000
+
+
+def kept(small: dict, kind: str) -> bytes:
+    """The small network as a file of that kind."""
+    state, file = {k: torch.from_numpy(v) for k, v in small.items()}, io.BytesIO()
+    if kind == "onnx":
+        return onnx_model(small, SMALL, "pool-norm")
+    if kind == "foreign safetensors":
+        return save(state)
+    if kind == "safetensors":
+        own = {"kind": "Trunk", "layers": [l._asdict() for l in SMALL], "order": "pool-norm"}
+        return save(state, {"dualtl": json.dumps(own | {"transform": Preprocessing()._asdict()})})
+    torch.save(state, file, _use_new_zipfile_serialization=kind == "pth")
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of pickles
+@pytest.mark.parametrize("kind", ["onnx", "safetensors", "foreign safetensors", "pth", "old pth"])
+def test_three_hundred_mutated_files_of_other_kinds(tmp_path, small, kind):
+    path = tmp_path / f"mutated.{kind.split()[-1]}"
+    refusals = survives(path, kept(small, kind), small, 3, 300, exactly=kind.endswith("safetensors"))
+    assert 100 < refusals < 300
 
 
 def test_real_shapes_survive_a_few_mutations(tmp_path):

@@ -1,6 +1,9 @@
 """Runs: config files, folders that no two runs share, files that appear whole or not at all."""
 
 import json
+import os
+import runpy
+import subprocess
 
 import pytest
 
@@ -65,6 +68,53 @@ def test_a_missing_key_and_an_unknown_run(home):
     (home / "config" / "mine.yaml").write_text("title: t\n")
     with pytest.raises(ValueError, match=r"mine.yaml: \w+: expected \w+, found None"):
         runs.open_run("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r'person: "([a-z]+)-\d+"', "found unknown escape character 'd' in line 1"),
+        ("title: a\n  weights: b", "found mapping values are not allowed here in line 2"),
+        ("", "found nothing"),
+        ("- title: a", "found a list"),
+        ("seed: 2026-13-45", "found month must be in 1..12"),
+        (b"title: Gesichter f\xfcr uns", "found .*invalid"),
+    ],
+)
+def test_what_is_no_config_names_its_file(home, text, found):
+    path = home / "config" / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    expected = rf"{path}: expected lines of `key: value`, patterns in single quotes, {found}"
+    with pytest.raises(ValueError, match=expected):
+        runs.open_run("mine")
+
+
+def test_output_is_the_same_from_every_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALTL_OUTPUT", "out")
+    assert runpy.run_path(runs.__file__)["OUTPUT"] == runs.HOME / "out"
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [("DATA=~/faces", "{home}/faces"), ("DATA=faces", "{here}/faces"), ("DATA=", "{here}/../shared/data")],
+)
+def test_make_hands_on_an_absolute_data_root(tmp_path, given, folder):
+    environment = {k: v for k, v in os.environ.items() if k != "DUALTL_DATA"} | {"HOME": str(tmp_path)}
+    command = ["make", "--no-print-directory", "--eval", 'show:; @echo "$$DUALTL_DATA"', "show", given]
+    done = subprocess.run(command, cwd=runs.HOME, env=environment, capture_output=True, text=True)
+    expected = os.path.normpath(folder.format(home=tmp_path, here=runs.HOME))
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_file_that_has_these_bytes_already_is_left_as_it_is(tmp_path):
+    target, stats = tmp_path / "model", []
+    for content in (b"one", b"one", b"two"):
+        with runs.replacing(target) as part:
+            part.write_bytes(content)
+        stats.append((target.stat().st_ino, target.stat().st_mtime_ns))
+    assert stats[0] == stats[1] != stats[2] and target.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_replacing_leaves_the_old_file_and_no_part_when_it_fails(tmp_path):

@@ -1,18 +1,25 @@
 """Weights: our network equals OpenCV's reading of the same Caffe files; sources, saved models, downloads."""
 
+import dataclasses
+import errno
+import fcntl
 import hashlib
+import os
+import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torchvision.models import AlexNet_Weights, alexnet
+from torchvision.models import AlexNet_Weights, ResNet18_Weights, alexnet
 
 from dualtl_lib import __main__ as command
-from dualtl_lib import caffenet, download, weights
+from dualtl_lib import caffenet, download, runs, weights
 from dualtl_lib.caffenet import CAFFENET, AttributeNet, ExpressionNet, Trunk
 
 # --- Caffe's and ONNX's wire format, written by hand so that the readers are not tested against themselves
@@ -260,6 +267,36 @@ def test_data_root_says_what_to_set(tmp_path, monkeypatch):
     assert weights.expand("$DATA/celeba") == tmp_path.resolve() / "celeba"
 
 
+@pytest.mark.parametrize("folder", ["notebooks", "."])
+def test_a_configs_paths_are_the_same_from_every_folder(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(runs, "HOME", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "faces").mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert weights.expand("faces/mine") == tmp_path / "faces" / "mine"
+    assert weights.expand("~/mine") == Path("/home/me/mine")
+    for given, found in {"faces": tmp_path / "faces", "~/faces": Path("/home/me/faces")}.items():
+        monkeypatch.setenv("DUALTL_DATA", given)
+        monkeypatch.setenv("DUALTL_CACHE", given)
+        assert weights.cache() == found
+        if found.exists():
+            assert weights.data_root() == found.resolve()
+    with pytest.raises(FileNotFoundError, match=r"no data folder at /home/me/faces"):
+        weights.data_root()
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mine.pth: no such file"):
+        weights.load("mine.pth")
+
+
+def test_what_one_types_or_has_saved_is_in_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    weights.save_model(lively(), "trunk.safetensors")
+    weights.save_model(ExpressionNet(lively(), "ab"), "model.safetensors")
+    assert weights.load_model("model.safetensors").classes == ("a", "b")
+    assert command.main(["weights", "check", "trunk.safetensors"]) == 0
+    assert f"{tmp_path}/trunk.safetensors" in capsys.readouterr().out
+
+
 # --- trained models
 
 
@@ -309,9 +346,9 @@ class Server(BaseHTTPRequestHandler):
         if start >= len(cls.content):
             self.send_error(416)
             return
-        body = cls.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        body = b"<html>sign in" if cls.mode == "portal" else cls.content[start:]
+        self.send_response(206 if start and cls.mode != "portal" else 200)
+        self.send_header("Content-Length", "many" if cls.mode == "misnumbers" else str(len(body)))
         self.end_headers()
         if cls.mode == "hangs up":
             return
@@ -355,33 +392,40 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setitem(weights.SOURCES, "made-up", source)
     monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(download, "PAUSE", 0.001)
     yield Mine
     server.pause.set()
     server.shutdown()
     server.server_close()
 
 
+@pytest.fixture
+def part(tmp_path, served):
+    """What an earlier fetch has left: the first 1,000 bytes."""
+    path = tmp_path / "cache" / ".made_up.caffemodel.part"
+    path.parent.mkdir()
+    path.write_bytes(served.content[:1000])
+    return path
+
+
 def left(tmp_path) -> list[str]:
     return sorted(p.name for p in (tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize("mode", ["whole", "slow", "cut", "no resuming", "stalls"])
+@pytest.mark.parametrize("mode", ["whole", "slow", "misnumbers", "cut", "no resuming", "stalls"])
 def test_fetch_ends_with_the_whole_file(served, tmp_path, mode):
     served.mode = mode
     path = weights.fetch("made-up")
     assert path.read_bytes() == served.content
     assert left(tmp_path) == ["made_up.caffemodel"]
-    assert len(served.requests) == (1 if mode in ("whole", "slow") else 2)
+    assert len(served.requests) == (1 if mode in ("whole", "slow", "misnumbers") else 2)
     assert (max(served.requests) > 0) == (mode in ("cut", "stalls"))  # resumed, where the server can
     weights.fetch("made-up")
-    assert len(served.requests) == (1 if mode in ("whole", "slow") else 2)  # nothing fetched again
+    assert len(served.requests) == (1 if mode in ("whole", "slow", "misnumbers") else 2)  # nothing fetched again
 
 
-def test_fetch_goes_on_in_a_later_call(served, tmp_path, monkeypatch):
+def test_fetch_goes_on_in_a_later_call(served, part, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    part = tmp_path / "cache" / ".made_up.caffemodel.part"
-    part.parent.mkdir()
-    part.write_bytes(served.content[:1000])
     served.mode = "hangs up"
     with pytest.raises(ConnectionError, match=r"1,000 bytes are kept .* goes on from there"):
         weights.fetch("made-up")
@@ -396,6 +440,72 @@ def test_fetch_refuses_a_wrong_checksum_and_keeps_nothing(served, tmp_path):
     with pytest.raises(ValueError, match=r"expected sha1 \w+, found \w+"):
         weights.fetch("made-up")
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["dl.caffe.org/m.caffemodel", "http://127.0.0.1:9/é", "http://127.0.0.1:x/m", "http://[::1/m", "http://a b/"]
+)
+def test_fetch_keeps_what_it_has_when_the_url_is_none(served, part, url):
+    with pytest.raises(ValueError, match=r"expected an address such as https://host/file, found '") as error:
+        weights.fetch("made-up", url)
+    assert url in str(error.value)
+    assert part.read_bytes() == served.content[:1000]
+
+
+def test_fetch_keeps_what_it_has_from_a_sign_in_page(served, part):
+    served.mode = "portal"
+    with pytest.raises(
+        ConnectionError, match=r"expected a file of 1,000,000 bytes, the server offers 13;.*1,000 bytes"
+    ):
+        weights.fetch("made-up")
+    assert part.read_bytes() == served.content[:1000]
+    served.mode = "whole"
+    assert weights.fetch("made-up").read_bytes() == served.content
+    assert served.requests[-1] == 1000
+
+
+def test_fetch_pauses_longer_and_longer(served, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download, "PAUSE", 1)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        with pytest.raises(ConnectionError, match="refused"):
+            weights.fetch("made-up", url)
+    assert pauses == [0, 1, 2, 3, 4]
+
+
+def test_fetch_needs_room_for_what_is_missing(served, part, monkeypatch):
+    def usage(path):
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(download.shutil, "disk_usage", usage)
+    free = len(served.content) - 1001
+    with pytest.raises(OSError, match=r"cache: 999,000 bytes are needed, 998,999 are free"):
+        weights.fetch("made-up")
+    assert part.read_bytes() == served.content[:1000] and not served.requests
+    free += 1
+    assert weights.fetch("made-up").read_bytes() == served.content
+
+
+def test_a_disk_that_fills_up_keeps_nothing(served, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(download, "_receive", full)
+    with pytest.raises(OSError, match=r"cache: the disk is full; nothing was kept of made_up.caffemodel"):
+        weights.fetch("made-up")
+    assert left(tmp_path) == []
+
+
+def test_two_processes_do_not_fetch_the_same_file(served, part):
+    with open(part) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=r"part: another process is fetching this file; wait for it"):
+            weights.fetch("made-up")
+    assert part.read_bytes() == served.content[:1000] and not served.requests
+    assert weights.fetch("made-up").read_bytes() == served.content
 
 
 def test_fetch_of_what_is_not_there(served, tmp_path):
@@ -429,6 +539,40 @@ def test_the_command_line(served, tmp_path, capsys):
     assert "norm-pool, as its layers told" in capsys.readouterr().out
     assert command.main(["weights", "check", str(tmp_path / "none.caffemodel")]) == 1
     assert "none.caffemodel: no such file" in capsys.readouterr().err
+
+
+def test_check_takes_a_sources_name(served, capsys):
+    served.content = caffemodel(numbers(lively()), CAFFENET, ("LRN", "Pooling"))
+    source = dataclasses.replace(
+        weights.SOURCES["made-up"],
+        checksum="sha1:" + hashlib.sha1(served.content).hexdigest(),
+        size=len(served.content),
+    )
+    weights.SOURCES["made-up"] = source  # which the fixture takes away again
+    assert command.main(["weights", "check", "made-up"]) == 1
+    assert "weights fetch made-up" in capsys.readouterr().err
+    weights.fetch("made-up")
+    assert command.main(["weights", "check", "made-up"]) == 0
+    printed = capsys.readouterr().out
+    assert "made_up.caffemodel" in printed and "pool-norm, as `weights list` has it" in printed
+    assert command.main(["weights", "check", "embedded"]) == 0
+    assert command.main(["weights", "check", "random"]) == 1
+    assert "'random' is no file" in capsys.readouterr().err
+
+
+def test_torchvisions_enum_is_a_name(tmp_path, monkeypatch):
+    enum, path = AlexNet_Weights.IMAGENET1K_V1, tmp_path / "alexnet-owt-7be5be79.pth"
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("DUALTL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="weights fetch torchvision-alexnet"):
+        weights.load(enum)
+    torch.save(_features(Trunk(caffenet.TORCHVISION_ALEXNET)), path)
+    monkeypatch.setattr(download, "verify", lambda path, checksum: None)
+    trunk = weights.load(enum)
+    assert (trunk.name, trunk.transform) == ("torchvision-alexnet", weights.TORCHVISION_TRANSFORM)
+    with pytest.raises(ValueError, match=r"no weights 'ResNet18_Weights.IMAGENET1K_V1'; known names are embedded"):
+        weights.load(ResNet18_Weights.IMAGENET1K_V1)
 
 
 def test_the_hand_written_wire_format_is_protobufs():
