@@ -1,8 +1,12 @@
 """Broken pictures, labels and folders: a clear error or a counted warning, never a crash or a wrong label."""
 
+import errno
 import io
+import os
 import shutil
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from PIL import Image
 from dualtl_lib import paper
 from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop
 from dualtl_lib.faces.celeba import read_attributes
+from dualtl_lib.faces.dataset import Findings
 
 NAMES = ("Smiling", "Big_Nose", "Young")
 
@@ -43,7 +48,14 @@ def root(tmp_path):
     return folder
 
 
-BOMB = encoded("L", (1, 1)).replace(b"\0\0\0\x01\0\0\0\x01", b"\0\0\x80\0\0\0\x80\0", 1)  # claims 32768x32768
+def bomb() -> bytes:
+    """A PNG whose header, with its checksum right, claims 32768x32768 pixels."""
+    content = bytearray(encoded("L", (1, 1)))
+    content[16:24] = struct.pack(">II", 32768, 32768)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))  # of the chunk's name and content
+    return bytes(content)
+
+
 UNUSABLE = {
     "empty": (b"", "the file is empty"),
     "text": (b"this is no picture" * 50, "not a whole picture"),
@@ -51,7 +63,8 @@ UNUSABLE = {
     "truncated jpeg": (encoded(size=(400, 400), kind="JPEG")[:900], "not a whole picture"),
     "1x1": (encoded(size=(1, 1)), "1x1 pixels are too few"),
     "float": (encoded("F", kind="TIFF"), "floating point"),
-    "bomb": (BOMB, "."),
+    "directory beyond any disk": (b"II+\0\x08\0\0\0" + struct.pack("<Q", 2**62), "not a whole picture"),  # BigTIFF
+    "bomb": (bomb(), "too many pixels"),
 }
 
 
@@ -97,6 +110,61 @@ def test_a_missing_picture_is_named(tmp_path):
         crop.cut(tmp_path / "gone.png")
 
 
+PASSING = [OSError(code, os.strerror(code)) for code in (errno.EMFILE, errno.EIO, errno.EACCES)] + [MemoryError()]
+
+
+@pytest.mark.parametrize("passing", PASSING, ids=repr)
+def test_what_is_not_the_pictures_fault_is_raised_and_nothing_is_kept(root, cache, monkeypatch, passing):
+    opened = Image.open
+
+    def failing(path, **settings):
+        if Path(path).name == "b.png":
+            raise passing
+        return opened(path, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", failing)
+        with pytest.raises((OSError, MemoryError), match=r"b\.png") as told:
+            CelebA(root, "all", NAMES)
+    assert "run again" in str(told.value) and "DUALTL_CACHE" not in str(told.value)
+    assert list(cache.iterdir()) == []
+    assert len(CelebA(root, "all", NAMES)) == 2
+
+
+def test_a_picture_that_cannot_be_opened_now_is_named(root, cache, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", refused)
+        with pytest.raises(crop.ReadFailure, match=r"Permission denied.*run again.*[ab]\.png"):
+            CelebA(root, "all", NAMES)
+    assert len(CelebA(root, "all", NAMES)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("left", [0, 9, 150, -1])
+def test_a_damaged_cache_is_made_anew(root, cache, suffix, left):
+    expected = CelebA(root, "all", NAMES).images[:]
+    (path,) = cache.glob(f"*{suffix}")
+    content = path.read_bytes()
+    path.unlink()  # a new file: the old one may still be mapped
+    path.write_bytes(content[:left])
+    assert np.array_equal(CelebA(root, "all", NAMES).images, expected)
+    assert path.read_bytes() == content
+
+
+def test_a_cache_of_other_things_is_made_anew(root, cache):
+    expected = CelebA(root, "all", NAMES).images[:]
+    (pixels,), (notes,) = cache.glob("*.npy"), cache.glob("*.json")
+    for content in ("[]", "{}", '{"unreadable": {"x": ""}, "noted": {}}'):
+        notes.write_text(content)
+        assert np.array_equal(CelebA(root, "all", NAMES).images, expected)
+    pixels.unlink()
+    np.save(pixels, np.zeros((2, 3, 8, 8), np.uint8))
+    assert np.array_equal(CelebA(root, "all", NAMES).images, expected)
+
+
 def test_no_usable_picture_at_all_is_an_error(root):
     for path in (root / "img_align_celeba").iterdir():
         path.write_bytes(b"")
@@ -128,6 +196,56 @@ def test_label_lists_that_cannot_be_used(root):
     (root / "list_attr_celeba.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected list_attr_celeba.txt or .csv"):
         CelebA(root, "all", NAMES)
+
+
+def test_a_list_that_is_not_separated_by_commas_says_so(root):
+    (root / "list_attr_celeba.txt").unlink()
+    (root / "list_attr_celeba.csv").write_text("image_id;Smiling;Big_Nose;Young\na.png;1;-1;1\n")
+    with pytest.raises(ValueError, match=r"\.csv: expected names of columns separated by commas.*found 'image_id;Smil"):
+        CelebA(root, "all", NAMES)
+
+
+def test_a_list_without_its_count_says_so(root):
+    (root / "list_attr_celeba.txt").write_text("Smiling Big_Nose Young\na.png 1 -1 1\nb.png -1 1 1\n")
+    with pytest.raises(
+        ValueError, match=r"none or several for Smiling.*expected the number of rows in line 1.*Smiling"
+    ):
+        CelebA(root, "all", NAMES)
+
+
+def test_quoted_fields_and_a_quotation_mark_left_open(root):
+    (root / "list_attr_celeba.txt").unlink()
+    (root / "list_attr_celeba.csv").write_text(
+        '"image_id", "Smiling", "Big_Nose", "Young"\n"a.png","1","-1","1"\n"c.png,1,1,1\nd.png,-1,-1,1\n'
+    )
+    labels = read_attributes(root / "list_attr_celeba.csv", NAMES, found := Findings())
+    assert labels == {"a": [1, 0, 1], "d": [0, 0, 1]} and list(found.counts().values()) == [1]
+    (root / "list_attr_celeba.csv").write_text("image_id,Smiling\na.png," + "1" * 200_000)
+    with pytest.raises(ValueError, match=r"\.csv: expected fields separated by commas, found 'a.png,111"):
+        read_attributes(root / "list_attr_celeba.csv", ("Smiling",))
+
+
+def test_pictures_of_one_name_with_two_endings_are_counted_and_left_out(root):
+    (root / "img_align_celeba" / "b.bmp").write_bytes(encoded(kind="BMP", value=7))
+    with pytest.warns(UserWarning, match=r"differ in their ending only, left out: 2 \(b.bmp, b.png\)") as told:
+        faces = CelebA(root, "all", NAMES)
+    assert len(told) == 1 and faces.files == ["img_align_celeba/a.png"]
+
+
+def test_pictures_below_and_above_the_classes_folders_are_told_of(tmp_path):
+    root = tmp_path / "own"
+    for place in ("happy/S1.png", "happy/more/S2.png", "happy/odd.png/S3.png", "S4.png", "happy/.git/S5.png"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(encoded())
+    with pytest.warns(UserWarning) as told:
+        faces = CKPlus(root, crop="centre")
+    assert faces.files == ["happy/S1.png"]
+    said = "\n".join(str(w.message) for w in told)
+    assert "folders inside a class's folder, not looked into: 2 (happy/more, happy/odd.png)" in said
+    assert "pictures outside the classes' folders, left out: 1 (S4.png)" in said
+    (root / "happy" / "S1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a folder of pictures .*not looked into: 2 \(happy/more"):
+        CKPlus(root)
 
 
 GOOD = "a.png 1 -1 1"

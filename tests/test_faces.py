@@ -1,6 +1,8 @@
 """The loaders on small folders in the official layouts: labels, crops, people, the cache, and real copies."""
 
+import os
 import pickle
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -141,12 +143,79 @@ def test_known_boxes_come_before_the_detector(official):
     assert faces.report["no face found: centre square taken"] == 7
 
 
+ARCHIVES = [
+    ("extended-cohn-kanade-images/cohn-kanade-images", "Emotion_labels/Emotion"),
+    ("cohn-kanade-images", "Emotion_labels/Emotion"),
+    ("extended-cohn-kanade-images", "Emotion_labels"),
+    ("cohn-kanade-images/cohn-kanade-images", "Emotion/Emotion"),
+]
+
+
+@pytest.mark.parametrize(("frames", "labels"), ARCHIVES)
+def test_archives_unpacked_each_into_a_folder_of_its_own(tmp_path, official, frames, labels):
+    expected = CKPlus(official, crop="centre")
+    for old, new in (("cohn-kanade-images", frames), ("Emotion", labels)):
+        (tmp_path / "unpacked" / new).parent.mkdir(parents=True, exist_ok=True)
+        (official / old).rename(tmp_path / "unpacked" / new)
+    faces = CKPlus(tmp_path / "unpacked", crop="centre")
+    assert np.array_equal(faces.images, expected.images) and torch.equal(faces.targets, expected.targets)
+    assert faces.report == expected.report
+
+
+def test_labels_that_are_all_somewhere_else_are_an_error_naming_where_was_looked(official):
+    (official / "Emotion" / "deeper").mkdir()
+    for person in ("S005", "S010"):
+        (official / "Emotion" / person).rename(official / "Emotion" / "deeper" / person)
+    with pytest.raises(
+        ValueError, match=r"files in .*ck/Emotion, found none for any of 3 .*ck/Emotion/S010/003/\*\.txt"
+    ):
+        CKPlus(official)
+
+
 @pytest.mark.filterwarnings("ignore:.*no face found")
 def test_a_drawn_number_of_images(official):
     faces, again = (ckplus.paper_images(official, seed=1, images=7) for _ in range(2))
     assert len(faces) == 7 and faces.files == again.files
     assert faces.files != ckplus.paper_images(official, seed=2, images=7).files
     assert len(ckplus.paper_images(official)) == 12  # fewer than 1875: all, five frames and a neutral one each
+
+
+def test_a_folder_per_class_is_not_drawn_from(tmp_path):
+    for i in range(9):
+        picture(tmp_path / "own" / ("happy" if i % 2 else "sad") / f"S{i}.png", (48, 48))
+    assert len(ckplus.paper_images(tmp_path / "own", images=7)) == 9
+
+
+def test_the_last_frames_of_a_folder_per_class_are_the_last_by_number(tmp_path):
+    root = tmp_path / "own"
+    for frame in (8, 9, 10):
+        picture(root / "happy" / f"S1_1_{frame}.png", (48, 48))
+        picture(root / "neutral" / f"S1_1_{frame}.png", (48, 48))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # as many frames as CK+48 has
+        faces = CKPlus(root, peak_frames=2)
+    assert [f for f in faces.files if "happy" in f] == ["happy/S1_1_9.png", "happy/S1_1_10.png"]
+    assert faces.report == {"frames before the last 2, left out": 1} and len(faces) == 5
+
+
+def test_frames_left_out_of_long_sequences_are_warned_of(tmp_path):
+    for i in range(12):
+        picture(tmp_path / "own" / "happy" / f"S1_20240101_{i:04}.jpg", (48, 48))
+    with pytest.warns(
+        UserWarning, match=r"before the last 3 of long sequences, left out: .*raise peak_frames.*: 9 \(happy"
+    ):
+        assert len(CKPlus(tmp_path / "own")) == 3
+    assert len(CKPlus(tmp_path / "own", peak_frames=12)) == 12
+
+
+def test_the_person_is_the_first_group_that_took_part(tmp_path):
+    for name in ("S1_a", "P2_b", "P2_c", "none"):
+        picture(tmp_path / "own" / "happy" / f"{name}.png", (48, 48))
+    with pytest.warns(UserWarning, match=r"no person .*person=….*person:.*: 1 \(happy/none.png\)"):
+        faces = CKPlus(tmp_path / "own", person=r"(S\d+)|(P\d+)")
+    assert faces.people.tolist() == ["P2", "P2", "S1", "happy/none.png"]
+    with pytest.warns(UserWarning, match=r"no person .*: 1 \(happy/none.png\)"):
+        assert CKPlus(tmp_path / "own", person=r"([SP]?\d*)").people.tolist() == ["P2", "P2", "S1", "happy/none.png"]
 
 
 def test_any_folder_per_class_with_a_pattern_for_people(tmp_path):
@@ -180,6 +249,41 @@ def test_the_cache_is_used_again_and_made_anew_when_a_file_changes(celeba, cache
     assert not np.array_equal(changed.images[1], first.images[1])
     assert np.array_equal(changed.images[0], first.images[0])
     assert len(list(cache.glob("*"))) == 4  # two caches with their notes, nothing half-written
+
+
+def test_equal_names_sizes_and_times_do_not_make_equal_pictures(tmp_path):
+    def read(folder, seed):
+        file = tmp_path / folder / "happy" / "S1.bmp"
+        picture(file, (48, 48), seed)
+        os.utime(file, ns=(0, 0))
+        return CKPlus(tmp_path / folder).images[0]
+
+    one, two = read("one", seed=1), read("two", seed=2)
+    assert not np.array_equal(one, two)
+    assert np.array_equal(read("one", seed=2), two)  # written over in this process
+
+
+def test_the_parts_of_a_set_read_each_file_once(celeba, monkeypatch):
+    read, digest = [], dataset.hashlib.file_digest
+    monkeypatch.setattr(
+        dataset.hashlib, "file_digest", lambda file, kind: (read.append(file.name), digest(file, kind))[1]
+    )
+    for _ in range(3):
+        CelebA(celeba, "all", ATTRIBUTES)
+    assert len(read) == len(set(read)) == 4
+
+
+def test_the_same_bytes_elsewhere_and_at_another_time_share_the_cache(tmp_path, celeba, monkeypatch):
+    first = CelebA(celeba, "all", ATTRIBUTES).images[:]
+    shutil.copytree(celeba, tmp_path / "other", copy_function=shutil.copy)
+    monkeypatch.setattr(crop, "cut", lambda *_: pytest.fail("decoded again"))
+    assert np.array_equal(CelebA(tmp_path / "other", "all", ATTRIBUTES).images, first)
+
+
+def test_the_users_home_is_expanded(tmp_path, celeba, official, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(CelebA("~/celeba", "all", ATTRIBUTES)) == 4
+    assert len(ckplus.paper_images("~/ck", images=7, crop="centre")) == 7
 
 
 def test_two_may_build_the_cache_at_once(celeba, cache):

@@ -106,6 +106,43 @@ def test_a_class_with_fewer_images_than_folds_is_named():
         splits.random(faces.subset(range(32)), test=4, validation=4)
 
 
+def test_a_class_missing_from_a_part_is_warned_of():
+    faces = labelled([0] * 297 + [1] * 3, [f"p{i}" for i in range(300)])
+    message = "class anger has 3 images: 3 to train, 0 to validate, 0 to test"
+    with pytest.warns(UserWarning, match=message), pytest.warns(UserWarning, match="fewer than the paper's"):
+        splits.random(faces)
+
+
+def test_a_test_that_leaves_too_few_of_a_class_is_an_error_of_our_own():
+    faces, failed = labelled([0] * 20 + [1] * 4, [f"p{i}" for i in range(24)]), 0
+    for seed in range(20):
+        try:
+            (split,) = splits.random(faces, seed, test=15, validation=5)
+        except ValueError as error:
+            failed += 1
+            assert "at least 2 images, one each to train and validate, besides the 15 that test=… takes" in str(error)
+            assert "anger has 1" in str(error)
+        else:
+            assert all(len(np.unique(faces.targets[part])) == 2 for part in split)
+    assert 0 < failed < 20
+
+
+@pytest.mark.filterwarnings("ignore:class . has 3 people, fewer than 5 folds")
+def test_few_images_a_class_give_a_larger_validation_part():
+    classes, people = np.arange(72) % 8, [f"p{i % 24}" for i in range(72)]
+    faces = labelled(classes, people)
+    faces.classes = tuple("abcdefgh")
+    for split in splits.people(faces, folds=5):
+        assert whole(faces, split) and all(len(part) for part in split)
+        assert splits.overlap(faces, split)["people on both sides"] == 0
+
+
+def test_too_few_people_to_learn_from_is_an_error_of_our_own():
+    faces = labelled([0, 1] * 15, [f"p{i % 3}" for i in range(30)])
+    with pytest.raises(ValueError, match="3 people cannot be kept apart in 2 folds: one leaves 1 people"):
+        splits.people(faces, folds=2)
+
+
 def test_a_class_of_fewer_people_than_folds_is_warned_of():
     faces = labelled([0] * 30 + [1] * 12, [f"p{i}" for i in range(30)] + ["q1"] * 6 + ["q2"] * 6)
     with pytest.warns(UserWarning, match="anger has 2 people, fewer than 5 folds"):

@@ -3,6 +3,8 @@
 Z. Liu, P. Luo, X. Wang and X. Tang, deep learning face attributes in the wild, ICCV 2015.
 """
 
+import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -40,8 +42,8 @@ class CelebA(Faces):
 
     The crop is the centre square; in the wild it is the box of list_bbox_celeba.txt, or else the detected one.
     Rows and pictures that cannot be used are left out, with one warning for each reason and a count in `report`.
-    Raises FileNotFoundError for a missing folder or list and ValueError for an unknown attribute, or when no face
-    is left.
+    Raises FileNotFoundError for a missing folder or list and ValueError for an unknown attribute, for a list that is
+    not in either form, or when no face is left.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class CelebA(Faces):
         seed: int = 0,
         cache: str | Path | None = None,
     ):
-        root = Path(root)
+        root = Path(root).expanduser()
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split is one of {', '.join(SPLITS)} or 'all', not {split!r}")
         folder = _image_folder(root)
@@ -64,7 +66,7 @@ class CelebA(Faces):
             )
         findings = Findings()
         labels = read_attributes(path, attributes, findings)
-        pictures = {p.stem: p.relative_to(root).as_posix() for p in picture_files(folder)}
+        pictures = _pictures(root, folder, labels, findings)
         findings.extend("pictures the list does not name", sorted(set(pictures) - set(labels)))
         findings.extend("rows without a picture", sorted(set(labels) - set(pictures)))
         names = sorted(set(labels) & set(pictures))
@@ -101,6 +103,21 @@ def _image_folder(root: Path) -> Path:
     )
 
 
+def _pictures(root: Path, folder: Path, labels: dict, findings: Findings) -> dict[str, str]:
+    """Each picture's path under root by its name without ending, which must be one picture's alone.
+
+    Of names that several have, pictures and labels are left out: which of them the row is about is not known.
+    """
+    files = picture_files(folder)
+    twice = {name for name, count in Counter(p.stem for p in files).items() if count > 1}
+    findings.extend(
+        "pictures whose names differ in their ending only, left out", [p.name for p in files if p.stem in twice]
+    )
+    for name in twice:
+        labels.pop(name, None)
+    return {p.stem: p.relative_to(root).as_posix() for p in files if p.stem not in twice}
+
+
 def _list_file(root: Path, name: str) -> Path | None:
     candidates = (root / folder / f"{name}{suffix}" for folder in ("", "Anno", "Eval") for suffix in (".txt", ".csv"))
     return next((path for path in candidates if path.is_file()), None)
@@ -110,18 +127,24 @@ def _read_rows(path: Path, header: bool, findings: Findings) -> Rows:
     """A list in CelebA's form (a count, names of columns, rows split at blanks) or Kaggle's (.csv), not yet judged.
 
     Pictures go by their name without its ending. Two different rows of one picture are both left out.
-    header: whether the .txt form begins with a count and the columns' names.
+    header: whether the .txt form begins with a count and the columns' names. Raises ValueError for a .csv that is
+    not separated by commas.
     """
-    csv = path.suffix == ".csv"
+    kaggle = path.suffix == ".csv"
     lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    split = [[field.strip() for field in line.split(",")] if csv else line.split() for line in lines]
+    split = [_commas(path, line) if kaggle else line.split() for line in lines]
+    if kaggle and split and len(split[0]) == 1:
+        raise ValueError(
+            f"{path}: expected names of columns separated by commas in line 1, found {lines[0][:80]!r}; save the list "
+            "with commas"
+        )
     promised = None
-    if header and not csv and split:
+    if header and not kaggle and split:
         count = split.pop(0)
         promised = int(count[0]) if len(count) == 1 and count[0].isascii() and count[0].isdigit() else None
         if promised is None:
             findings.add(f"{path.name}: expected the number of rows in line 1", f"found {some(count) or 'nothing'}")
-    columns = split.pop(0) if (header or csv) and split else []
+    columns = split.pop(0) if (header or kaggle) and split else []
     rows = [fields for fields in split if any(fields)]
     if promised is not None and promised != len(rows):
         findings.add(f"{path.name}: line 1 promises {promised} rows, found {len(rows)}", "cut off or edited")
@@ -132,7 +155,15 @@ def _read_rows(path: Path, header: bool, findings: Findings) -> Rows:
         if fields.setdefault(stem, values) != values:
             twice.add(stem)
     findings.extend(f"{path.name}: pictures with two different rows, left out", sorted(twice))
-    return Rows(tuple(columns[1:] if csv else columns), {k: v for k, v in fields.items() if k not in twice})
+    return Rows(tuple(columns[1:] if kaggle else columns), {k: v for k, v in fields.items() if k not in twice})
+
+
+def _commas(path: Path, line: str) -> list[str]:
+    """The fields of a .csv's line. Read by itself, a line with an open quotation mark does not swallow the next."""
+    try:
+        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected fields separated by commas, found {line[:80]!r} ({error})") from error
 
 
 def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findings | None = None) -> dict[str, list]:
@@ -145,12 +176,15 @@ def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findi
     findings = Findings() if own else findings
     columns, rows = _read_rows(path, True, findings)
     if not columns:
-        raise ValueError(f"{path}: expected the attributes' names and a row for each picture, found an empty list")
+        found = "a first line without names" if rows else "an empty list"
+        raise ValueError(
+            f"{path}: expected the attributes' names and a row for each picture, found {found}; {findings}"
+        )
     unknown = [a for a in attributes if columns.count(a) != 1]
     if unknown:
         raise ValueError(
             f"{path}: expected one column for each attribute, found none or several for {', '.join(unknown)}; "
-            f"the list has {len(columns)} columns, {some(columns, 40)}"
+            f"the list has {len(columns)} columns, {some(columns, 40)}; {findings}"
         )
     chosen = [columns.index(a) for a in attributes]
     labels = {}
@@ -164,7 +198,7 @@ def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findi
     if own:
         findings.warn(path.parent)
     if not labels:
-        raise ValueError(f"{path}: no usable row among {len(rows)}: {findings.counts()}; get the list anew")
+        raise ValueError(f"{path}: no usable row among {len(rows)}: {findings}; get the list anew")
     return labels
 
 

@@ -17,8 +17,10 @@ from .dataset import Faces, Findings, keep, picture_files, read, some
 
 FRAMES = ("cohn-kanade-images", "extended-cohn-kanade-images")  # the folder of sequences
 LABELS = ("Emotion", "Emotion_labels")  # the folder of emotion codes
+UNLABELLED = "sequences without a label, left out"
 PERSON = r"S\d+"  # CK+'s names of people
 SEQUENCE = re.compile(r"(S\d+)_(\d+)_(\d+)")  # person, sequence, frame: S010_004_00000017
+CK48_FRAMES = 3  # "CK+48" has the last three frames of each sequence
 NUMBER = re.compile(r"[+]?\d+(\.\d*)?([eE][+-]?\d{1,2})?", re.ASCII)  # an emotion code: 3.0000000e+00
 
 
@@ -29,16 +31,21 @@ class Picture(NamedTuple):
     label: str
     person: str
     sequence: str
+    frame: int = 0  # its number in the sequence, where the name has one
 
 
 class CKPlus(Faces):
     """CK+ in its official layout, or a folder per class such as "CK+48"; which, is seen from the folders.
 
-    root: holds cohn-kanade-images/S005/001/… and Emotion/S005/001/…, or a folder for each class with pictures.
-    peak_frames: how many last frames of a sequence show its emotion. Its first frame is neutral.
+    root: holds cohn-kanade-images/S005/001/… and Emotion/S005/001/…, also within extended-cohn-kanade-images/ and
+        Emotion_labels/ as the archives unpack, or a folder for each class with pictures.
+    peak_frames: how many last frames of a sequence show its emotion. In the official layout its first frame is
+        neutral. In a folder per class, pictures whose names hold person, sequence and frame (S010_004_00000017) are
+        of a sequence, and any other picture is one of its own; those of the class neutral are all taken.
     neutral, contempt: whether these classes are used. In the official layout contempt's sequences go with it.
-    person: in a folder per class, the pattern that finds the person in a picture's name (its first group, if it has
-        one). Pictures it is not found in are each a person of their own, with a warning.
+    person: in a folder per class, the pattern that finds the person in a picture's name: the first of its groups
+        that takes part, or without groups the whole of it. Pictures it finds nobody in are each a person of their
+        own, with a warning.
     crop: "face", the detected face; "centre", the centre square; "auto", the face's known box where root has a
         boxes.csv (columns file, x, y, side in pixels) with it, the whole of a small square picture, which is a face
         already cut out, and the detected face of any other.
@@ -60,7 +67,7 @@ class CKPlus(Faces):
         crop: str = "auto",
         cache: str | Path | None = None,
     ):
-        root = Path(root)
+        root = Path(root).expanduser()
         if peak_frames < 1:
             raise ValueError(f"peak_frames is 1 or more, not {peak_frames}")
         if crop not in ("auto", "face", "centre"):
@@ -117,16 +124,19 @@ def paper_images(root: str | Path, seed: int = 0, images: int = paper.CKPLUS_IMA
     """CK+ with as many images as the paper has, 1875: first frames as neutral and the last five frames as emotions
     give 1962 from 327 sequences, the nearest number from above, of which `images` are drawn by `seed`.
 
-    Of fewer images all are taken. settings: as CKPlus.
+    Of fewer images, and of a folder per class, whose pictures somebody has chosen already, all are taken.
+    settings: as CKPlus, whose peak_frames are 5 here.
     """
     data = CKPlus(root, **{"peak_frames": 5, **settings})
-    if len(data) <= images:
+    official = _subfolder(Path(root).expanduser(), FRAMES) is not None
+    if not official or len(data) <= images:
         return data
     return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:images]))
 
 
 def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    candidates = (root / name / deeper for name in names for deeper in (name, ""))
+    """The folder of one of these names, in another of them if an archive was unpacked into a folder of its own."""
+    candidates = (root / name / deeper for name in names for deeper in (*names, ""))
     return next((path for path in candidates if path.is_dir()), None)
 
 
@@ -155,6 +165,11 @@ def _official(root: Path, frames: Path, peaks: int, unwanted: set[str], findings
         for frame, emotion in chosen:
             if emotion not in unwanted:
                 pictures.append(Picture(frame.relative_to(root).as_posix(), emotion, sequence.parent.name, name))
+    if sequences and len(findings.names.get(UNLABELLED, ())) == len(sequences):
+        raise ValueError(
+            f"{root}: expected emotion files in {labels}, found none for any of {len(sequences)} sequences (the last "
+            f"looked for: {labels / name}/*.txt); unpack CK+'s Emotion_labels there"
+        )
     have = {f"{p.parent.name}/{p.name}" for p in sequences}
     labelled = [f"{s.name}/{q.name}" for s in _visible(labels) for q in _visible(s) if list(q.glob("*.txt"))]
     findings.extend("labels without a sequence of frames", [name for name in labelled if name not in have])
@@ -179,7 +194,7 @@ def _emotion(folder: Path, name: str, findings: Findings) -> str | None:
     """The expression that a sequence's label file states, or None where there is none or it cannot be used."""
     files = [p for p in sorted(folder.glob("*.txt")) if not p.name.startswith(".")] if folder.is_dir() else []
     if not files:
-        findings.silent("sequences without a label, left out", name)
+        findings.silent(UNLABELLED, name)
         return None
     codes = {read_emotion(path) for path in files}
     if len(codes) == 1 and None not in codes:
@@ -202,11 +217,14 @@ def _folders(root: Path, peaks: int, unwanted: set[str], person: str, findings: 
     """Pictures of a folder per class, whose name in small letters is the label."""
     pattern = _pattern(person)
     pictures = []
+    findings.extend("pictures outside the classes' folders, left out", [p.name for p in picture_files(root)])
     for folder in _visible(root):
         label = folder.name.lower()
         files = picture_files(folder)
         others = [p for p in folder.iterdir() if p.is_file() and p not in files and not p.name.startswith(".")]
         findings.extend("files that are no pictures, left out", [f"{folder.name}/{p.name}" for p in sorted(others)])
+        deeper = [f"{folder.name}/{p.name}" for p in _visible(folder)]
+        findings.extend("folders inside a class's folder, not looked into", deeper)
         if label in unwanted:
             continue
         if not files:
@@ -215,7 +233,7 @@ def _folders(root: Path, peaks: int, unwanted: set[str], person: str, findings: 
     if not pictures:
         raise FileNotFoundError(
             f"{root}: expected cohn-kanade-images/ and Emotion/, or a folder of pictures (.jpg, .png, …) a class, "
-            f"found {some([p.name for p in sorted(root.iterdir())]) or 'an empty folder'}"
+            f"found {some([p.name for p in sorted(root.iterdir())]) or 'an empty folder'}; {findings}"
         )
     return pictures
 
@@ -233,20 +251,39 @@ def _named(root: Path, files: list[Path], label: str, pattern: re.Pattern, findi
     for path in files:
         file = path.relative_to(root).as_posix()
         match, parts = pattern.search(path.stem), SEQUENCE.search(path.stem)
-        if not match:
-            findings.add(f"no person ({pattern.pattern}) in the name, so each is a person of its own", file)
-        who = (match[1] if match.re.groups else match[0]) if match else file
-        pictures.append(Picture(file, label, who or file, f"{parts[1]}/{parts[2]}" if parts else file))
+        who = _who(match) if match else ""
+        if not who:
+            findings.add(
+                f"no person ({pattern.pattern}) in the name, so each is a person of its own; give the pattern that "
+                "finds one with person=…, or in a run's config with person:",
+                file,
+            )
+        sequence, frame = (f"{parts[1]}/{parts[2]}", int(parts[3])) if parts else (file, 0)
+        pictures.append(Picture(file, label, who or file, sequence, frame))
     return pictures
 
 
+def _who(match: re.Match) -> str:
+    """The first group that took part, or the whole match of a pattern without groups."""
+    return next((g for g in match.groups() if g is not None), "") if match.re.groups else match[0]
+
+
 def _last(pictures: list[Picture], peaks: int, findings: Findings) -> list[Picture]:
-    """The last `peaks` pictures of each sequence by name, all of them for 0."""
+    """The last `peaks` pictures of each sequence by number; for 0 all of them as they come."""
     kept: dict[str, list[Picture]] = {}
     for picture in pictures:
         kept.setdefault(picture.sequence, []).append(picture)
-    if peaks:
-        for sequence in kept.values():
-            for early in sequence[:-peaks]:
+    if not peaks:
+        return [picture for sequence in kept.values() for picture in sequence]
+    for sequence in kept.values():
+        sequence.sort(key=lambda picture: picture.frame)
+        for early in sequence[:-peaks]:
+            if len(sequence) <= CK48_FRAMES:
                 findings.silent(f"frames before the last {peaks}, left out", early.file)
-    return [picture for sequence in kept.values() for picture in (sequence[-peaks:] if peaks else sequence)]
+            else:
+                findings.add(
+                    f"frames before the last {peaks} of long sequences, left out: names such as S1_2_3 are taken for "
+                    "person, sequence and frame; for all of them raise peak_frames=…, or name the files otherwise",
+                    early.file,
+                )
+    return [picture for sequence in kept.values() for picture in sequence[-peaks:]]

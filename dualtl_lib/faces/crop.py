@@ -3,8 +3,10 @@
 This module's source is part of the cache's key (dataset.py): a changed crop is never mixed with an old one.
 """
 
+import errno
 import math
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,25 +31,48 @@ class Cut(NamedTuple):
     note: str
 
 
+class ReadFailure(OSError):
+    """The system could not read a file: too many are open, no permission, a failing disk. Its content is not judged."""
+
+
+def read_failure(path: Path, error: OSError) -> ReadFailure:
+    """What to raise for a system error on a file."""
+    what = f"the system could not read this file ({error.strerror}): put that right and run again; nothing was kept"
+    return ReadFailure(error.errno, what, str(path))
+
+
 def decode(path: Path) -> Image.Image:
     """A picture file as 8-bit RGB: grey is replicated, CMYK converted, 16 bits scaled to 8, alpha dropped.
 
     Of an animation the first frame; a JPEG more than twice as large as needed is decoded at a fraction of its size;
-    the camera's orientation is applied. Raises ValueError saying what is wrong with the file.
+    the camera's orientation is applied. Raises ValueError saying what is wrong with the file, and ReadFailure or
+    MemoryError, naming it, for what is not the file's fault.
     """
+    with _opened(path) as picture:
+        if min(picture.size) < SMALLEST:
+            raise ValueError(f"{picture.width}x{picture.height} pixels are too few for a face")
+        picture.draft(None, (4 * SIZE, 4 * SIZE))
+        return _eight_bit(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def _opened(path: Path):
+    """A picture, not decoded yet; errors become those that `decode` promises."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            if min(picture.size) < SMALLEST:
-                raise ValueError(f"{picture.width}x{picture.height} pixels are too few for a face")
-            picture.draft(None, (4 * SIZE, 4 * SIZE))
-            return _eight_bit(ImageOps.exif_transpose(picture))
+            yield picture
     except Image.DecompressionBombError as error:
         raise ValueError(f"too many pixels to be a photograph ({error})") from error
     except FileNotFoundError as error:
         raise ValueError("the file is missing") from error
     except ValueError:
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{path}: too little memory to decode it; free some and run again") from error
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, zlib.error
+        # The system's errors have a number and the decoders' none, but where a damaged header points beyond any disk.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise read_failure(path, error) from error
         what = "the file is empty" if path.is_file() and path.stat().st_size == 0 else f"not a whole picture ({error})"
         raise ValueError(what.replace(str(path), path.name)) from error
 
@@ -114,11 +139,11 @@ def cut(path: Path, mode: str = "auto", known: tuple[float, float, float, float]
     mode: "centre", the centre square; "face", the detected box; "auto", the detected box unless the picture is a
         small square, which is a face already cut out and taken whole.
     known: the face's box (x, y, width, height) in pixels of the whole picture, in place of detecting it.
-    Raises ValueError where the file is no usable picture.
+    Raises ValueError where the file is no usable picture, ReadFailure or MemoryError where that cannot be told.
     """
     picture = decode(path)
     if known is not None:
-        with Image.open(path, formats=FORMATS) as whole:
+        with _opened(path) as whole:
             scale = max(picture.size) / max(whole.size)
         if not (all(map(math.isfinite, known)) and min(known[2:]) >= 1):
             return Cut(resize(picture), f"face box {list(known)} in the list is impossible")

@@ -1,6 +1,8 @@
 """What every set of faces is: images in a memory-mapped cache, labels, people and sequences beside them."""
 
 import copy
+import functools
+import hashlib
 import json
 import os
 import warnings
@@ -151,11 +153,18 @@ class Findings:
     def counts(self) -> dict[str, int]:
         return {reason: len(names) for reason, names in self.names.items()}
 
+    def _said(self, reason: str) -> str:
+        names = self.names[reason]
+        return f"{reason}: {len(names)} ({some(names)})"
+
+    def __str__(self) -> str:
+        """Every reason, how many, and which, for an error's text; or that there is none."""
+        return "; ".join(map(self._said, self.names)) or "no other findings"
+
     def warn(self, where: str | Path, stacklevel: int = 3) -> None:
         """One warning per reason: the file or folder, the reason, how many, and which."""
         for reason in [r for r in self.names if r not in self.expected]:
-            names = self.names[reason]
-            warnings.warn(f"{where}: {reason}: {len(names)} ({some(names)})", stacklevel=stacklevel)
+            warnings.warn(f"{where}: {self._said(reason)}", stacklevel=stacklevel)
 
 
 def some(names: Sequence[str], n: int = 3) -> str:
@@ -166,7 +175,7 @@ def some(names: Sequence[str], n: int = 3) -> str:
 def picture_files(folder: Path) -> list[Path]:
     """The picture files in a folder, by name; hidden ones, which some systems leave behind, are not counted."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in crop.SUFFIXES and not p.name.startswith("."))
-    return sorted(found)
+    return sorted(p for p in found if not p.is_dir())  # a link that leads nowhere stays, and is told of
 
 
 def keep(root: Path, files: Sequence[str], unreadable: dict, noted: dict, findings: Findings) -> list[int]:
@@ -197,38 +206,84 @@ def read(
     """Faces cut out of picture files: images of those that could be read, why the others could not, and notes.
 
     The first time pictures are decoded, cut and resized in parallel into a file in the cache folder, named by a
-    fingerprint of the files' names, sizes and times, of the settings and of crop.py. It appears whole or not at all.
-    Two processes may build it at once: what they make is equal, and the last one's stays.
+    fingerprint of the files' names and bytes, of the settings and of crop.py. It appears whole or not at all, and a
+    damaged one is made anew. Two processes may build it at once: what they make is equal, and the last one's stays.
 
     files: paths under root. mode: see crop.cut. boxes: a known face box (x, y, width, height) for each file.
     Returns images [n], and for the files' indices the reason why a file is left out, and what crop.cut noted.
+    Raises OSError where the cache cannot be written or read, crop.ReadFailure or MemoryError for a file that could
+    not be read just now, of which nothing is kept.
     """
-    boxes = boxes or [None] * len(files)
-    path = cache_folder(cache) / f"faces-{_key(root, files, mode, boxes)}.npy"
+    paths, boxes = [root / f for f in files], boxes or [None] * len(files)
+    path = cache_folder(cache) / f"faces-{_key(files, _digests(paths), mode, boxes)}.npy"
     notes = path.with_suffix(".json")
-    if not (path.exists() and notes.exists()):
-        try:
-            _build(path, notes, [root / f for f in files], mode, boxes)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot keep decoded faces in {path.parent} ({error.strerror or error}): name another folder with "
-                "cache=… or the environment variable DUALTL_CACHE",
-            ) from error
-    noted = {kind: {int(i): why for i, why in found.items()} for kind, found in json.loads(notes.read_text()).items()}
-    rows = np.array([i for i in range(len(files)) if i not in noted["unreadable"]], np.int64)
-    return Images(np.load(path, mmap_mode="r"), rows), noted["unreadable"], noted["noted"]
+    try:
+        if not _whole(path, notes, len(files)):
+            _build(path, notes, paths, mode, boxes)
+        pixels, unreadable, noted = _kept(path, notes, len(files))
+    except crop.ReadFailure:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot keep decoded faces in {path.parent} ({error.strerror or error}): name another folder with "
+            "cache=… or the environment variable DUALTL_CACHE",
+        ) from error
+    rows = np.array([i for i in range(len(files)) if i not in unreadable], np.int64)
+    return Images(pixels, rows), unreadable, noted
 
 
-def _key(root: Path, files: Sequence[str], mode: str, boxes: Sequence) -> str:
+def _whole(path: Path, notes: Path, n: int) -> bool:
+    """Whether both files of the cache are there and undamaged."""
+    try:
+        _kept(path, notes, n)
+    except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError, AttributeError):  # numpy's and json's
+        return False
+    return True
+
+
+def _kept(path: Path, notes: Path, n: int) -> tuple[np.ndarray, dict[int, str], dict[int, str]]:
+    """The pixels of n files in the cache, why some of them are unreadable, and what was noted."""
+    found = json.loads(notes.read_text())
+    unreadable, noted = ({int(i): why for i, why in found[kind].items()} for kind in ("unreadable", "noted"))
+    pixels = np.load(path, mmap_mode="r")
+    if pixels.shape != (n, 3, crop.SIZE, crop.SIZE) or pixels.dtype != np.uint8:
+        raise ValueError(f"{path}: expected {n} faces, found {pixels.dtype} {pixels.shape}")
+    return pixels, unreadable, noted
+
+
+def _key(files: Sequence[str], digests: Sequence[str], mode: str, boxes: Sequence) -> str:
     parts = [Path(crop.__file__).read_bytes(), mode.encode()]
-    for file, box in zip(files, boxes, strict=True):
-        try:
-            found = os.stat(root / file)
-            parts.append(f"\n{file}\0{found.st_size}\0{found.st_mtime_ns}\0{box}".encode("utf-8", "surrogateescape"))
-        except OSError:  # decode says it is missing
-            parts.append(f"\n{file}\0missing".encode("utf-8", "surrogateescape"))
+    for file, digest, box in zip(files, digests, boxes, strict=True):
+        parts.append(f"\n{file}\0{digest}\0{box}".encode("utf-8", "surrogateescape"))
     return runs.fingerprint(*parts)
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file's bytes; "missing" for a file that is not there, which decoding tells of."""
+    found = [""] * len(paths)
+
+    def work(chunk: range) -> int:
+        for i in chunk:
+            try:
+                about = os.stat(paths[i])
+                stands = (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
+                found[i] = _digest(str(paths[i].absolute()), stands)
+            except FileNotFoundError:
+                found[i] = "missing"
+            except OSError as error:
+                raise crop.read_failure(paths[i], error) from error
+        return len(chunk)
+
+    _in_parallel(work, len(paths), "looking for changes")
+    return found
+
+
+@functools.cache  # the parts of a set are opened one after another, and each time its files are the same
+def _digest(path: str, stands: tuple[int, ...]) -> str:
+    """The SHA-256 of a file's bytes, read again in this process only when its size, times or inode change."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(path: Path, notes: Path, files: Sequence[Path], mode: str, boxes: Sequence) -> None:
@@ -250,17 +305,17 @@ def _build(path: Path, notes: Path, files: Sequence[Path], mode: str, boxes: Seq
                     noted["unreadable"][i] = str(error)
             return len(chunk)
 
-        _in_parallel(work, len(files))
+        _in_parallel(work, len(files), "cutting out faces")
         out.flush()
         sheet.write_text(json.dumps({kind: dict(sorted(found.items())) for kind, found in noted.items()}))
 
 
-def _in_parallel(work, n: int) -> None:
-    """work(range) on all of range(n), in threads: decoding, resizing and the detector run outside Python's lock."""
+def _in_parallel(work, n: int, title: str) -> None:
+    """work(range) on all of range(n), in threads: reading, decoding and the detector run outside Python's lock."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool = ThreadPoolExecutor(threads)
     chunks = [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
-    with warnings.catch_warnings(), tqdm(total=n, desc="cutting out faces", unit="face", delay=1) as bar:
+    with warnings.catch_warnings(), tqdm(total=n, desc=title, unit="face", delay=1) as bar:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is allowed, a bomb is an error
         warnings.filterwarnings("ignore", module="PIL")  # oddities in metadata
         try:

@@ -31,8 +31,10 @@ def random(
     """Images at random, the paper's protocol (section 4.3.1): 200 to test, 275 to validate, the rest to train.
 
     test, validation: numbers of images, or fractions below 1. Of fewer than the paper's 1875 images the default
-    numbers become the paper's fractions, with a warning. One split, in a list as the other protocols give theirs.
-    Raises ValueError for sizes that do not fit and for a class of fewer than three images.
+    numbers become the paper's fractions, with a warning. Each part has each class's share, rounded: a rare class may
+    be missing from a part, with a warning. One split, in a list as the other protocols give theirs.
+    Raises ValueError for sizes that do not fit, for a class of fewer than three images, and when the test takes all
+    but one image of a class, which is then too few to train and to validate.
     """
     n, labels = len(faces), _labels(faces)
     if n < paper.CKPLUS_IMAGES and (test, validation) == (paper.CKPLUS_SPLIT["test"], paper.CKPLUS_SPLIT["validation"]):
@@ -51,15 +53,21 @@ def random(
             "needs at least one image a class; pass test=… and validation=… as numbers or fractions"
         )
     rest, tested = train_test_split(np.arange(n), test_size=sizes[0], stratify=labels, random_state=seed)
+    why = f"one each to train and validate, besides the {sizes[0]} that test=… takes"
+    _enough(faces, labels[rest], 2, "images", why)
     train, validated = train_test_split(rest, test_size=sizes[1], stratify=labels[rest], random_state=seed)
-    return [Split(np.sort(train), np.sort(validated), np.sort(tested))]
+    split = Split(np.sort(train), np.sort(validated), np.sort(tested))
+    _warn_of_missing(faces, labels, split)
+    return [split]
 
 
 def people(faces: Faces, folds: int = 10, seed: int = 0, validation: float = 0.1) -> list[Split]:
     """One split per fold with nobody on two sides; every image is tested once.
 
-    validation: the share of the learning part kept to validate, its people apart as well.
-    Raises ValueError when there are fewer people than folds, or a class has fewer images.
+    validation: the share of the learning part kept to validate, about: its people are apart as well, so that a few
+    people, or classes of few images, give a larger share. A class of fewer people than folds is missing from some
+    parts, with a warning.
+    Raises ValueError when a class has fewer images than folds, or there are too few people to have some in each part.
     """
     return _grouped(faces, faces.people, "people", folds, seed, validation)
 
@@ -95,6 +103,19 @@ def _enough(faces: Faces, labels: np.ndarray, least: int, what: str, why: str) -
         raise ValueError(f"each class needs at least {least} {what}, {why}; {found}: add images or leave the class out")
 
 
+def _warn_of_missing(faces: Faces, labels: np.ndarray, split: Split) -> None:
+    """Warn of each class that a part has no image of."""
+    for label in np.unique(labels):
+        train, validation, test = (int((labels[part] == label).sum()) for part in split)
+        if not (train and validation and test):
+            warnings.warn(
+                f"class {_name(faces, label)} has {train + validation + test} images: {train} to train, "
+                f"{validation} to validate, {test} to test: raise test=… or validation=…, add images or "
+                "leave the class out",
+                stacklevel=3,
+            )
+
+
 def _grouped(faces: Faces, groups: np.ndarray, what: str, folds: int, seed: int, validation: float) -> list[Split]:
     labels = _labels(faces)
     if folds < 2 or not 0 < validation <= 0.5:
@@ -113,8 +134,13 @@ def _grouped(faces: Faces, groups: np.ndarray, what: str, folds: int, seed: int,
     inner = max(2, round(1 / validation))
     splits = []
     for learned, tested in _folds(labels, groups, folds, seed):
-        inside = min(inner, len(np.unique(groups[learned])))
-        train, validated = _folds(labels[learned], groups[learned], inside, seed)[0]
+        left, largest = len(np.unique(groups[learned])), np.bincount(labels[learned]).max()
+        if left < 2 or largest < 2:
+            raise ValueError(
+                f"{len(np.unique(groups))} {what} cannot be kept apart in {folds} folds: one leaves {left} {what}, and "
+                f"at most {largest} images a class, to train and to validate, which takes 2: add {what} or change folds"
+            )
+        train, validated = _folds(labels[learned], groups[learned], min(inner, left, largest), seed)[0]
         splits.append(Split(learned[train], learned[validated], tested))
     return splits
 
