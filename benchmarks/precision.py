@@ -3,7 +3,8 @@
 python benchmarks/precision.py [--run embedded_folds] [--start single]
 
 Every fold of people of a run's sweep from one start, in both precisions; accuracies with their 95 % intervals, and the
-exact McNemar test that the two are equally good. Results are kept in runs/<run>,precision=…/, and gone on from.
+exact McNemar test that the two are equally good. Results in the precision of the run's config are its own, in
+runs/<run>/, those in the other are kept in runs/<run>,precision=…/; both are gone on from.
 """
 
 import argparse

@@ -86,17 +86,13 @@ class Checkpoint:
 
     def resume(self, history: dict) -> int:
         """Load the file, if there is one, into model, solver and history; the iteration to go on from."""
-        if not self.path.exists():
+        kept = metadata(self.path)
+        if kept is None:
             return 0
-        try:
-            with safetensors.safe_open(self.path, "pt") as f:
-                metadata = f.metadata() or {}
-        except safetensors.SafetensorError as e:
-            raise ValueError(f"{self.path} is not a checkpoint of a training ({e}); delete it or name another") from e
         for what, mine in self.origin.items():
-            if metadata.get(what) != mine:
+            if kept.get(what) != mine:
                 raise OtherTraining(
-                    f"{self.path} is of another training: its {what} is {metadata.get(what)}, this one's is {mine}. "
+                    f"{self.path} is of another training: its {what} is {kept.get(what)}, this one's is {mine}. "
                     "Delete the file to start anew, or name another"
                 )
         tensors = load_file(self.path)
@@ -105,9 +101,20 @@ class Checkpoint:
         if remembered:
             for name, buffer in self._buffers().items():
                 buffer.copy_(remembered[name])
-        history.update(json.loads(metadata["history"]))
-        self.saved = int(metadata["iteration"])
+        history.update(json.loads(kept["history"]))
+        self.saved = int(kept["iteration"])
         return self.saved
+
+
+def metadata(path: Path) -> dict[str, str] | None:
+    """What a checkpoint says about itself; None where there is no file. Raises ValueError for one of another kind."""
+    if not Path(path).exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            return f.metadata() or {}
+    except safetensors.SafetensorError as e:
+        raise ValueError(f"{path} is not a checkpoint of a training ({e}); delete it or name another") from e
 
 
 def fingerprint(model: nn.Module) -> str:

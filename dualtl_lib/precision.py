@@ -46,5 +46,11 @@ def resolve(precision: str, device: torch.device | None = None) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a network computes in this precision ("float32" or "bfloat16")."""
+    """The context in which a network computes in this precision ("float32" or "bfloat16").
+
+    Asked for float32 on a GPU, it turns TF32 off, whose 11 significant bits PyTorch's convolutions take there by
+    default: for good, since the way back runs after the context.
+    """
+    if precision == "float32" and device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

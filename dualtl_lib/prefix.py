@@ -1,6 +1,8 @@
 """What the frozen first layers make of a data set: the same at every iteration, so computed once."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from dualtl_lib.precision import autocast
 
 CHUNK = 25  # images at a time; fixed, so that the cached bits do not depend on who asks
 LIMIT = 4 << 30  # bytes
+ABANDONED = 24 * 3600  # seconds since a file was last written to: no build pauses so long, its process was killed
 MADE = b"maps last, bfloat16 normalized by a product"  # a cache made another way has other bits and is not used
 KEPT_AS = {"float32": "f4", "bfloat16": "i2"}  # NumPy has no bfloat16: its bits are kept as integers
 
@@ -32,7 +35,8 @@ class Prefix:
     folder: where the cache is kept, as a file named after its content (the images, and the weights and order of the
         layers) and shared by all that ask for the same. Faces that are a part of a larger set (`Faces.subset`) share
         one file for all of it where that fits, so folds and protocols compute it once; and what fewer frozen layers
-        have left there is gone on from. Older caches make room when the limit would be passed. None: in memory.
+        have left there is gone on from. The limit is of all files there: when it would be passed, those used the
+        longest ago make room, but not what other processes are just writing. None: in memory.
     precision: "float32", or "bfloat16": maps are computed and kept in it, in half the bytes. The next layer, which
         computes in it too, would round them to it anyway, so nothing is lost.
 
@@ -132,7 +136,10 @@ class Prefix:
         return runs.fingerprint(MADE, repr(about).encode(), *weights, images.encode())
 
     def _share(self, folder: Path, limit: int):
-        """Find the maps in a file of the folder, or put them there."""
+        """Find the maps in a file of the folder, or put them there.
+
+        Another process may delete any file at any moment to make room; what is open by then stays readable.
+        """
         images = self.faces.images
         if hasattr(images, "rows") and self.bytes * len(images.pixels) <= limit * len(images):
             self.rows, images = torch.from_numpy(images.rows), images.pixels
@@ -141,28 +148,58 @@ class Prefix:
         def of(layers: tuple[str, ...]) -> Path:
             return folder / f"prefix-{self.key(layers, fingerprint)}.npy"
 
-        path, shape = of(self.frozen), (len(images), *self.kept_shape)
-        if path.exists():
-            os.utime(path)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            fewer = ((n, of(self.frozen[:n])) for n in range(len(self.frozen) - 1, 0, -1))
-            done, known = next(((n, self._open(file)) for n, file in fewer if file.exists()), (0, None))
-            others = sorted(folder.glob("prefix-*.npy"), key=lambda p: p.stat().st_mtime)
-            needed = int(np.prod(shape)) * self.dtype.itemsize
-            while others and needed + sum(p.stat().st_size for p in others) > limit:
-                # Another process may have been faster; `known` is open, and stays readable.
-                others.pop(0).unlink(missing_ok=True)
-            with runs.replacing(path) as part:
-                file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], shape)
-                runs.reserve(part)
-                self._fill(torch.from_numpy(file).view(self.dtype), images, known, done)
-                file.flush()
+        path = of(self.frozen)
         self.kept = self._open(path)
+        if self.kept is not None:
+            with suppress(OSError):  # deleted since, or another user's
+                os.utime(path)
+            return
+        fewer = ((n, self._open(of(self.frozen[:n]))) for n in range(len(self.frozen) - 1, 0, -1))
+        done, known = next(((n, maps) for n, maps in fewer if maps is not None), (0, None))
+        with runs.replacing(path) as part:
+            file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], (len(images), *self.kept_shape))
+            make_room(folder, limit)  # for this part too, which has its full size by now
+            runs.reserve(part)
+            self._fill(torch.from_numpy(file).view(self.dtype), images, known, done)
+            file.flush()
+            self.kept = self._open(part)  # while no other process would delete it
 
-    def _open(self, path: Path) -> Tensor:
-        """The maps in a file, read as they are asked for."""
-        return torch.from_numpy(np.load(path, mmap_mode="c")).view(self.dtype)
+    def _open(self, path: Path) -> Tensor | None:
+        """The maps in a file, read as they are asked for; None where there is none."""
+        try:
+            return torch.from_numpy(np.load(path, mmap_mode="c")).view(self.dtype)
+        except FileNotFoundError:
+            return None
+
+
+def make_room(folder: Path, limit: int) -> None:
+    """Delete the caches of a folder that were used the longest ago until all take no more than `limit` bytes.
+
+    The parts that are being written count, and stay; those that a killed process left do not.
+    """
+    taken = 0
+    for used, size, part in _by_age(folder, ".prefix-*.npy"):  # as runs.replacing names them
+        if time.time() - used > ABANDONED:
+            part.unlink(missing_ok=True)
+        else:
+            taken += size
+    files = _by_age(folder, "prefix-*.npy")
+    taken += sum(size for _, size, _ in files)
+    for _, size, file in files:
+        if taken <= limit:
+            break
+        file.unlink(missing_ok=True)  # another process may have been faster
+        taken -= size
+
+
+def _by_age(folder: Path, pattern: str) -> list[tuple[float, int, Path]]:
+    """When each of these files was last used, its bytes and its path; without those deleted meanwhile."""
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            about = path.stat()
+            found.append((about.st_mtime, about.st_size, path))
+    return sorted(found)
 
 
 def logits(model: nn.Module, maps: Prefix, indices) -> Tensor:

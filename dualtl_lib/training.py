@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dualtl_lib import evaluation, paper
-from dualtl_lib.checkpoint import Checkpoint, OtherTraining
+from dualtl_lib.checkpoint import Checkpoint, OtherTraining, metadata
 from dualtl_lib.precision import resolve
 from dualtl_lib.prefix import Prefix, logits
 from dualtl_lib.solver import CaffeSGD, Moved
@@ -27,7 +27,7 @@ from dualtl_lib.solver import CaffeSGD, Moved
 __all__ = ["CELEBA", "CKPLUS", "LOSSES", "CaffeSGD", "Diverged", "OtherTraining", "Recipe", "fit", "hinge", "moved"]
 
 
-class Diverged(RuntimeError):
+class Diverged(ArithmeticError):
     """The loss or the weights are no longer finite numbers."""
 
 
@@ -141,11 +141,13 @@ def fit(
     checkpoint: a file to keep the state in, written every `save_every` seconds and at the end. If it exists, training
         goes on from there, and a finished one returns at once with the model's weights loaded. One of another
         recipe, data set, seed or initial model is refused with OtherTraining, a ValueError.
-    cache: the most bytes that the frozen layers' outputs may take; cache_folder: on disk there instead of in memory
-        (prefix.Prefix's limit and folder).
+    cache: the most bytes that the frozen layers' outputs may take, those of train and of validation each;
+        cache_folder: on disk there instead of in memory, where the limit is of all files (prefix.Prefix's limit and
+        folder).
     skip_dead_tail: stop before a drop of the rate after which no weight can move by a thousandth of its tensor's
         root mean square any more (`furthest`). After 4,000 of Table 3's iterations 0.01 % of the sum of rates is left.
-    precision: "float32", "bfloat16", or "auto": the faster on this machine (precision.py).
+    precision: "float32", "bfloat16", or "auto": what the checkpoint was begun in, or the faster on this machine
+        (precision.py), which the first of several processes finds for all.
     fabric: a launched lightning Fabric. Each of its processes then takes an equal share of every batch, and the
         weights come out as from one process, to rounding.
     progress: whether a bar shows it.
@@ -158,7 +160,7 @@ def fit(
     """
     team = Team(fabric)
     places = np.arange(recipe.batch)[team.share(recipe.batch)]
-    precision = resolve(precision, _device(model))
+    precision = _chosen(precision, _device(model), checkpoint, team)
     solver = CaffeSGD(model.named_parameters(), recipe.momentum, recipe.weight_decay, measure=skip_dead_tail)
     history = {"loss": [], "rate": [], "active": [], "validated": [], "validation": []}
     keeper = None
@@ -273,6 +275,10 @@ class Team:
         """The mean over the processes."""
         return x if self.size == 1 else self.fabric.all_reduce(x, reduce_op="mean")
 
+    def first(self, x):
+        """What the first process has, for all."""
+        return x if self.size == 1 else self.fabric.broadcast(x)
+
 
 def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, float]:
     """How far any weight can still move from this iteration on, over its tensor's root mean square, by parameter.
@@ -298,6 +304,13 @@ def _left(solver: CaffeSGD, recipe: Recipe, done: int) -> float:
     for m in solver.moved:
         m.pushed.zero_()  # the next plateau's gradients are measured anew
     return movement
+
+
+def _chosen(precision: str, device: torch.device, checkpoint: Path | None, team: Team) -> str:
+    """The precision to train in. "auto" is measured once for a training: another process might find otherwise."""
+    if precision == "auto" and checkpoint:
+        precision = (metadata(checkpoint) or {}).get("precision", precision)
+    return team.first(resolve(precision, device))
 
 
 def _device(model: nn.Module) -> torch.device:

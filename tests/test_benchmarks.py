@@ -1,12 +1,13 @@
 """The benchmarks that can be run small: each ends well and prints its table. Nothing is timed."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 
 import pytest
 
-from dualtl_lib import runs
+from dualtl_lib import caffenet, runs, training
 
 SMALL = {
     "faces.py": (("--images", "6"), 2),
@@ -22,3 +23,51 @@ def test_it_prints_a_row_for_each(script):
     assert done.returncode == 0, done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|") and re.search(r"\d", line)]
     assert len(table) == rows, done.stdout
+
+
+def module(script):
+    """A benchmark as a module: its file is not in the package."""
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_{script.removesuffix('.py')}", runs.HOME / "benchmarks" / script
+    )
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def is_fig18s(model):
+    four = ("conv1", "conv2", "conv3", "conv4")
+    return model.features == 384 * 6 * 6 and model.frozen() == four
+
+
+def test_fig_18s_heads_are_measured_on_fig_18s_network(monkeypatch):
+    measured, models = module("training.py"), []
+    kind, frozen, _ = measured.STEPS["(c) Fig. 18's heads"]
+    model = measured.build(kind, frozen, "pool-norm")
+    assert is_fig18s(model) and len(measured.Plain(model).model.trunk.layers) == 4
+    monkeypatch.setattr(training, "fit", lambda model, *_, **__: models.append(model) or {"loss": [0.0]})
+    monkeypatch.setattr(sys, "argv", ["paper_scale.py", "--faces", "3", "--expressions", "3"])
+    module("paper_scale.py").main()
+    assert [is_fig18s(model) for model in models] == [False, False, True]
+
+
+def test_the_plain_loop_and_ours_see_the_same_batches(monkeypatch):
+    measured, plain, ours = module("training.py"), [], []
+    monkeypatch.setattr(measured, "BATCH", 4)
+
+    class Watched(measured.Noise):
+        def __getitem__(self, i):
+            plain.append(int(i))
+            return super().__getitem__(i)
+
+    def watched(*arguments, answers=training._answers):
+        ours.extend(arguments[2].tolist())
+        return answers(*arguments)
+
+    monkeypatch.setattr(training, "_answers", watched)
+    data = Watched(10, None)
+    models = [measured.build(caffenet.ExpressionNet, ("conv1",), "pool-norm") for _ in range(2)]
+    turns = measured.plain_steps(models[0], data, 4), measured.our_steps(models[1], data, "float32", 4)
+    for _ in range(3):
+        assert [next(steps) for steps in turns] == [4, 4]
+    assert plain == ours and sorted(plain[:8]) != list(range(8))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, training
+from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, runs, training
 from dualtl_lib.caffenet import Layer
 from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
@@ -396,6 +397,53 @@ def test_prefix_folder_stays_below_its_limit(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_another_process_may_delete_a_prefix_file_at_any_moment(tmp_path, monkeypatch):
+    """As a file is opened, or has been; as the folder is looked through; and as a file has been built."""
+    faces, load, replacing = Patterns(7), np.load, runs.replacing
+    expected = prefix.Prefix(expression_net(), faces)[range(7)]
+    (tmp_path / "prefix-0.npy").symlink_to("gone")  # is listed, and not there
+
+    def load_and_delete(path, **how):
+        found = load(path, **how)
+        if not path.name.startswith("."):
+            path.unlink()
+        return found
+
+    def delete_and_load(path, **how):
+        if not path.name.startswith("."):
+            path.unlink(missing_ok=True)
+        return load(path, **how)
+
+    @contextmanager
+    def replace_and_delete(path):
+        with replacing(path) as part:
+            yield part
+        path.unlink()
+
+    for where, name, instead in (
+        (np, "load", load_and_delete),
+        (np, "load", delete_and_load),
+        (runs, "replacing", replace_and_delete),
+    ):
+        prefix.Prefix(expression_net(), faces, folder=tmp_path)
+        monkeypatch.setattr(where, name, instead)
+        maps = prefix.Prefix(expression_net(), faces, folder=tmp_path)
+        assert torch.equal(maps[range(7)], expected)
+
+
+def test_what_is_being_written_counts_and_what_a_killed_process_left_is_deleted(tmp_path):
+    faces, day = Patterns(7), 24 * 3600
+    one = prefix.Prefix(expression_net(), faces).bytes
+    for name, age in (("written", 0.9 * day), ("left", 1.1 * day)):
+        part = tmp_path / f".prefix-0.{name}.npy"
+        part.write_bytes(bytes(one))
+        os.utime(part, (time.time() - age,) * 2)
+    for seed in range(3):
+        last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert len(kept) == 2 and ".prefix-0.written.npy" in kept and last.kept is not None
+
+
 def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
     ends = []
     for where in ({}, {"cache_folder": tmp_path}, {"cache": 0}):
@@ -415,17 +463,34 @@ EVERY = tuple(layer.name for layer in TINY)
     [(("conv1",), 1 << 30, "kept"), (EVERY, 1 << 30, "kept"), ((), 1 << 30, "pixels"), (EVERY, 0, None)],
 )
 def test_a_model_on_a_gpu_meets_no_tensor_on_the_cpu(frozen, limit, resident):
-    """PyTorch's fake tensors know their device and refuse to mix; they need no GPU, and compute nothing."""
+    """PyTorch's fake tensors know their device and refuse to mix; they need no GPU, and compute nothing. Going back
+    does need one, so the solver steps with gradients that are made here."""
     faces = Patterns(images=10)
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             net = expression_net(frozen=frozen)
         maps = prefix.Prefix(net, faces, limit=limit)
         answers = prefix.logits(net, maps, np.array([3, 1]))
-        loss = training.hinge(answers, faces.targets[[3, 1]].to(answers.device))
         predicted = evaluation.predict(net, faces)
+        solver = CaffeSGD(net.named_parameters(), 0.9, 5e-4, measure=True)
+        dropped = training._answers(net, maps, np.array([3, 1]), (0, 0), np.arange(2))
+        loss = training.hinge(dropped, faces.targets[[3, 1]].to(dropped.device))
+        for m in solver.moved:
+            m.weights.grad = torch.ones_like(m.weights)
+        solver.step()
     assert [name for name in ("kept", "pixels") if getattr(maps, name) is not None] == ([resident] if resident else [])
-    assert loss.device.type == maps.device.type == "cuda" and predicted.device.type == "cpu"
+    assert {x.device.type for x in (maps, answers, loss)} == {"cuda"} and predicted.device.type == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("few", [0.0, 1.1], ids=["all", "active alone"])
+def test_training_on_a_gpu_comes_near_that_on_the_cpu(monkeypatch, few):
+    monkeypatch.setattr(training, "FEW", few)
+    here, there = (
+        training.fit(expression_net().to(device), Patterns(), SHORT, validation=Patterns(), skip_dead_tail=True)
+        for device in ("cpu", "cuda")
+    )
+    assert there["loss"] == pytest.approx(here["loss"], rel=1e-3, abs=1e-3)
 
 
 # --- the dead tail
@@ -484,6 +549,26 @@ def test_precision_is_chosen_by_measurement(monkeypatch):
         assert precision.resolve("float32", torch.device("cpu")) == "float32"
     with pytest.raises(ValueError, match="auto"):
         precision.resolve("float16", torch.device("cpu"))
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_float32_on_a_gpu_is_not_tf32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for name, device, expected in (("float32", "cpu", True), ("bfloat16", "cuda", True), ("float32", "cuda", False)):
+        precision.autocast(name, torch.device(device))
+        assert torch.backends.cudnn.allow_tf32 == expected
+
+
+def test_auto_is_what_the_checkpoint_was_begun_in(tmp_path, monkeypatch):
+    path, whole, resumed = tmp_path / "state.safetensors", expression_net(), expression_net()
+    training.fit(whole, Patterns(), SHORT, precision="bfloat16")
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
+    stop_at(path, 5, precision="auto")
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
+    with pytest.raises(training.OtherTraining, match="its precision is bfloat16, this one's is float32"):
+        training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, precision="float32")
+    training.fit(resumed, Patterns(), SHORT, checkpoint=path, precision="auto")
+    assert equal(state(whole), state(resumed))
 
 
 def test_bfloat16_comes_near_float32():
@@ -634,7 +719,8 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
 
 def in_process(*arguments, by=()) -> str:
     """Run this file with these arguments, started `by` another module; what it printed."""
-    here = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
+    here = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}  # on CPUs, whatever the machine has
     command = [sys.executable, *by, __file__, *map(str, arguments)]
     done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -699,7 +785,7 @@ def kill_often(folder, kills=30, seed=0):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Started by torchrun, as the README starts `python -m dualtl_lib train`."""
+    """Started by torchrun, as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
     pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
@@ -723,7 +809,8 @@ def test_a_batch_is_shared_equally_or_refused():
 def train_together(path):
     fabric = __main__.team()
     assert fabric.world_size == 2
-    training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric)
+    precision.bfloat16_pays = lambda device: fabric.global_rank > 0
+    training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric, precision="auto")
 
 
 if __name__ == "__main__":
