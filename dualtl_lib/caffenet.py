@@ -4,6 +4,7 @@ Shapes: N images, C maps, H rows, W columns. Images are square crops of 227 pixe
 """
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -54,10 +55,12 @@ class Preprocessing(NamedTuple):
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def check(self, images: Tensor) -> None:
-        """Raises ValueError for images of another type or shape than uint8 [N, 3, 227, 227]."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, SIZE, SIZE):
+        """Raises ValueError for anything but a tensor of images, uint8 [N, 3, 227, 227]."""
+        given = isinstance(images, Tensor)
+        if not given or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
+            found = f"{images.dtype} {list(images.shape)}" if given else f"{type(images).__name__}, which is no tensor"
             raise ValueError(
-                f"expected uint8 RGB images [N, 3, {SIZE}, {SIZE}], found {images.dtype} {list(images.shape)}; "
+                f"expected uint8 RGB images [N, 3, {SIZE}, {SIZE}], found {found}; "
                 "faces.crop.resize makes them from a picture of any size"
             )
 
@@ -149,7 +152,8 @@ class _Normalize(torch.autograd.Function):
 
 def _few_at_a_time(*tensors: Tensor):
     """The same images of several tensors [N, ...], as many at a time as AT_ONCE allows."""
-    many = max(1, AT_ONCE // tensors[0][0].numel()) if tensors[0].device.type == "cpu" else len(tensors[0])
+    images, *shape = tensors[0].shape
+    many = max(1, AT_ONCE // math.prod(shape)) if tensors[0].device.type == "cpu" else images
     return zip(*(t.split(many) for t in tensors), strict=True)
 
 
@@ -205,11 +209,14 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor, start: str | None = None, stop: str | None = None) -> Tensor:
         """Transformed images [N, 3, 227, 227] -> feature maps after the last layer, [N, 256, 6, 6] for CaffeNet.
 
-        start: the first layer to compute; x is then what enters it. stop: the last one.
+        start: the first layer to compute; x is then what enters it. stop: the last one. Raises ValueError for layers
+        that do not exist or come in the other order.
         """
         names = [layer.name for layer in self.layers]
         first = names.index(self.layer(start).name) if start else 0
         last = names.index(self.layer(stop).name) if stop else len(names) - 1
+        if first > last:
+            raise ValueError(f"start is {stop} or a layer before it ({', '.join(names)}), not {start}")
         if torch.is_autocast_enabled(x.device.type):  # the first layer would do it; done here, half the bytes are moved
             x = x.to(torch.get_autocast_dtype(x.device.type))
         # Maps last in memory: convolutions in bfloat16 and pooling, back too, then take half the time on a CPU.

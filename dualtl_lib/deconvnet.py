@@ -30,8 +30,9 @@ REMEMBERED = 16  # images whose way forward is kept, about 5 MB each
 class Patches:
     """Projections of K neurons, each on its own; zero beyond the picture's edge.
 
-    patches: float32 [K, 3, S, S], RGB. tops, lefts: int64 [K], where each sits in the picture; may be negative.
-    images, maps, rows, columns: int64 [K], which neuron (maps from 1); activations: float32 [K].
+    patches: [K, 3, S, S], RGB. tops, lefts: int64 [K], where each sits in the picture; may be negative.
+    images, maps, rows, columns: int64 [K], which neuron (maps from 1); activations: [K]. Both are of the trunk's type,
+    float32 by default.
     """
 
     patches: Tensor
@@ -47,7 +48,7 @@ class Patches:
         return len(self.patches)
 
     def paste(self, indices: Sequence[int] | None = None) -> Tensor:
-        """The patches at `indices` (all by default) in pictures of their own, float32 [K, 3, 227, 227]."""
+        """The patches at `indices` (all by default) in pictures of their own, [K, 3, 227, 227]."""
         indices = range(len(self)) if indices is None else indices
         return torch.stack([self._pasted(i) for i in indices])
 
@@ -65,11 +66,15 @@ class Deconvnet:
     lrn: "identity" passes normalization by; "gradient" takes its true gradient.
     bias: whether to subtract the bias (eq. 9); None is the variant's own choice.
     start: "activation" starts a neuron with its value, as eq. (8) does, "one" with 1, as a gradient does; None is the
-        variant's own choice, "activation" for "paper" and "zeiler". With "one", "zeiler" is Captum's deconvolution.
+        variant's own choice, "activation" for "paper" and "zeiler".
 
-    Images are uint8 RGB [N, 3, 227, 227], results float32 RGB in the trunk's input units, on the trunk's device. Each
-    image is computed by itself, so its result does not depend on the others. The way forward of the last 16 images is
-    kept, until a weight changes.
+    With lrn="gradient", "guided" and "gradient" are Captum's NeuronGuidedBackprop and NeuronGradient, and "zeiler" with
+    start="one" too is its NeuronDeconvolution.
+
+    Images are uint8 RGB [N, 3, 227, 227], results RGB in the trunk's input units, of the trunk's type (float32 by
+    default) and on its device. Each image is computed by itself, so its result does not depend on the others. The way
+    forward of the last 16 images is kept until a weight, the trunk's transform or its order changes. A weight changed
+    through `.data` cannot be noticed: make another Deconvnet.
     """
 
     def __init__(
@@ -93,7 +98,8 @@ class Deconvnet:
     def feature_maps(self, images: Tensor, layer: str, remember: bool = True) -> Tensor:
         """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide.
 
-        remember: keep the way forward for a projection to follow; without it the same numbers come faster.
+        remember: keep the way forward for a projection to follow; without it the same numbers come faster. Raises
+        ValueError naming what is allowed.
         """
         self.trunk.layer(layer)
         found = [(self._records if remember else self._forward)(x, layer)[-1].pooled for x in self._single(images)]
@@ -109,7 +115,7 @@ class Deconvnet:
         top_of_layer: int | None = None,
         neuron: tuple[int, int, int] | None = None,
     ) -> Tensor:
-        """The chosen neurons projected together: float32 [N, 3, 227, 227].
+        """The chosen neurons projected together: [N, 3, 227, 227].
 
         maps: of these maps (from 1), by default of all. Of them all neurons, or the `top` strongest of each map, or
         the `top_of_layer` strongest of all of them. neuron: one, as (map, row, column). Of equally strong neurons the
@@ -134,7 +140,7 @@ class Deconvnet:
         """The `top` strongest neurons of every map (or of these maps), each projected on its own.
 
         A neuron touches only its receptive field, so only that is computed. Patches come image by image, in each
-        map by map, in each strongest first.
+        map by map, in each strongest first. Raises ValueError naming what is allowed.
         """
         self._check(layer, maps, top)
         parts = []
@@ -144,26 +150,35 @@ class Deconvnet:
             places = strongest(pooled[which].flatten(1), top).flatten().cpu()
             which = which.repeat_interleave(top)
             width = pooled.shape[2]
-            parts.append(self.project(image, layer, which + 1, places // width, places % width, i))
+            parts.append(self._project(image, layer, (which + 1, places // width, places % width), i))
         if len(parts) == 1:
             return parts[0]
         return Patches(*(torch.cat([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
     @torch.no_grad()
-    def project(self, image: Tensor, layer: str, maps: Tensor, rows: Tensor, columns: Tensor, index: int = 0):
-        """Neurons (maps from 1, rows, columns; int64 [K] each) of one image [1, 3, 227, 227], each on its own: Patches.
+    def project(
+        self, image: Tensor, layer: str, maps: Tensor, rows: Tensor, columns: Tensor, index: int = 0
+    ) -> Patches:
+        """These K neurons of one image [1, 3, 227, 227], each projected on its own.
 
-        index: what Patches calls the image.
+        maps (from 1), rows, columns (from 0): int64 [K] each, tensors or what makes them. index: what Patches calls
+        the image. Raises ValueError for more than one image and naming what is allowed.
         """
-        records = self._records(image, layer)
-        maps, rows, columns = (torch.as_tensor(t).cpu() for t in (maps, rows, columns))
-        patches, seen, activations = self._each(records, maps - 1, rows, columns)
-        places = torch.from_numpy(seen.tops), torch.from_numpy(seen.lefts)
-        return Patches(patches, *places, torch.full_like(maps, index), maps, rows, columns, activations)
+        if len(self._single(image)) > 1:
+            raise ValueError(f"project takes one image [1, 3, {SIZE}, {SIZE}], found {len(image)} of them")
+        return self._project(image, layer, self._neurons(layer, maps, rows, columns), index)
 
     def forget(self) -> None:
         """Let go of the remembered images; what is asked for next is computed from the image on."""
         self._seen.clear()
+
+    def _project(self, image: Tensor, layer: str, neurons: Sequence[Tensor], index: int) -> Patches:
+        """`project` of what exists."""
+        records = self._records(image, layer)
+        maps, rows, columns = neurons
+        patches, seen, activations = self._each(records, maps - 1, rows, columns)
+        places = torch.from_numpy(seen.tops), torch.from_numpy(seen.lefts)
+        return Patches(patches, *places, torch.full_like(maps, index), maps, rows, columns, activations)
 
     def _each(self, records: list[Record], maps: Tensor, rows: Tensor, columns: Tensor):
         """Neurons (maps from 0), each on its own: patches [K, 3, S, S], their window, activations [K]."""
@@ -203,9 +218,10 @@ class Deconvnet:
         return forward(self._stages[:depth], x, switches)
 
     def _notice(self) -> None:
-        """Start afresh where a weight has changed."""
+        """Start afresh where a weight, the transform or the order has changed."""
         convs = (getattr(self.trunk, layer.name) for layer in self.trunk.layers)
-        made_of = tuple((p.data_ptr(), p._version) for conv in convs for p in (conv.weight, conv.bias))
+        weights = tuple((p.data_ptr(), p._version) for conv in convs for p in (conv.weight, conv.bias))
+        made_of = weights, self.trunk.transform, self.trunk.order
         if made_of != self._made_of:
             self._seen.clear()
             self._stages, self._made_of = stages_of(self.trunk), made_of
@@ -230,6 +246,18 @@ class Deconvnet:
             _between(f"a map of {layer}", m, 1, count)
             _between(f"a row of {layer}", row, 0, height - 1)
             _between(f"a column of {layer}", column, 0, width - 1)
+
+    def _neurons(self, layer: str, *numbers) -> list[Tensor]:
+        """Maps, rows and columns as int64 [K] on the CPU. Raises ValueError naming what is allowed."""
+        shape = self.shapes[self.trunk.layer(layer).name]
+        neurons = [torch.as_tensor(n).cpu() for n in numbers]
+        found = [f"{n.dtype} {list(n.shape)}" for n in neurons]
+        if neurons[0].dtype != torch.int64 or neurons[0].ndim != 1 or len(set(found)) > 1:
+            raise ValueError(f"maps, rows and columns are int64 [K], as many of each, found {', '.join(found)}")
+        for what, n, first, count in zip(("map", "row", "column"), neurons, (1, 0, 0), shape, strict=True):
+            for outside in n[(n < first) | (n >= first + count)][:1].tolist():
+                _between(f"a {what} of {layer}", outside, first, first + count - 1)
+        return neurons
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:

@@ -66,7 +66,7 @@ def steps(trunk: Trunk) -> list[Step]:
     kinds = {trunk.relu: "relu", trunk.pool: "pool", trunk.norm: "norm"}
     hooks = [module.register_forward_hook(note) for module in trunk.children()]
     try:
-        trunk(torch.zeros(1, 3, SIZE, SIZE, device=trunk.conv1.weight.device))
+        trunk(trunk.conv1.weight.new_zeros(1, 3, SIZE, SIZE))
     finally:
         for hook in hooks:
             hook.remove()
@@ -388,33 +388,18 @@ def pipeline(trunk: Trunk, first: AttributeNet, second: ExpressionNet, trimmed: 
         (second, "Second transfer model", f"trained on CK+, {len(second.classes)} expressions"),
         (trimmed, "The same, trimmed", f"trained on CK+, {len(trimmed.classes)} expressions"),
     )
-    verdicts = [*(_verdict(a[0], b[0]) for a, b in pairwise(columns)), "Tables 5 and 6"]
-    wide, gap, top, row = 1.62, 1.04, 4.1, 0.34
+    verdicts = [*(_verdict(a[0], b[0]) for a, b in pairwise(columns)), "Table 5"]
+    verdicts[2] += "\nTables 5 and 6"
     names = [layer.name for layer in trunk.layers]
-    used = {INPUT, GIVEN, HEAD}
-    for k, (model, title, data) in enumerate(columns):
-        x = 0.2 + k * (wide + gap)
-        frame = Rectangle((x - 0.1, top - 0.42 * (len(names) + 1) - 0.2), wide + 0.2, 0.42 * (len(names) + 2) + 0.2)
-        frame.set(facecolor="#f7f7f7", edgecolor="#bbbbbb", lw=0.7, zorder=0)
-        ax.add_patch(frame)
-        _text(ax, x + wide / 2, top + 0.7, title, weight="bold", size=9)
-        _text(ax, x + wide / 2, top + 0.52, data)
-        _box(ax, x, top, wide, row, INPUT, f"{SIZE}×{SIZE} image")
-        inner = model if isinstance(model, Trunk) else model.trunk
-        fills = {s.name: colour(model, s) for s in steps(inner) if s.kind == "conv"}
+    heights = {part: 4.1 - 0.42 * i for i, part in enumerate(("image", *names, "heads"))}
+    size = wide, row = 1.62, 0.34
+    gap, used = 1.04, {INPUT, GIVEN, HEAD}
+    for k, column in enumerate(columns):
+        x, y = 0.2 + k * (wide + gap), heights["heads"]
+        fills = _column(ax, x, size, heights, *column)
         used |= set(fills.values())
-        for i, name in enumerate(names):
-            y = top - 0.42 * (i + 1)
-            if name not in fills:
-                ax.add_patch(Rectangle((x, y), wide, row, facecolor="none", edgecolor="#999999", ls="--", lw=0.7))
-                _text(ax, x + wide / 2, y + row / 2, f"{name} left out", color="#777777")
-                continue
-            _box(ax, x, y, wide, row, fills[name], name, gid=f"{title}: {name}")
-            if k:
-                _transfer(ax, x - gap, x, y + row / 2, kept=fills[name] == FROZEN)
-        y = top - 0.42 * (len(names) + 1)
-        new = not isinstance(model, Trunk)
-        _box(ax, x, y, wide, row, HEAD if new else PLAIN, _heads(model), gid=f"{title}: heads" if new else "")
+        for name in fills if k else ():
+            _transfer(ax, x - gap, x, heights[name] + row / 2, kept=fills[name] == FROZEN)
         _box(ax, x, 0.72, wide, 0.5, PLAIN, verdicts[k])
         _arrow(ax, (x + wide / 2, y - 0.2), (x + wide / 2, 1.22))
         if k + 1 < len(columns):
@@ -426,6 +411,28 @@ def pipeline(trunk: Trunk, first: AttributeNet, second: ExpressionNet, trimmed: 
     ]
     _legend(ax, used, 0.3, lines, columns=3)
     return fig
+
+
+def _column(ax: Axes, x: float, size: tuple, heights: dict, model: Model, title: str, data: str) -> dict[str, str]:
+    """One model of Fig. 1, in boxes of this size at the heights of its parts; the colours of the layers it has."""
+    (wide, row), top, bottom = size, heights["image"], heights["heads"]
+    frame = Rectangle((x - 0.1, bottom - 0.2), wide + 0.2, top - bottom + 0.62)
+    frame.set(facecolor="#f7f7f7", edgecolor="#bbbbbb", lw=0.7, zorder=0)
+    ax.add_patch(frame)
+    _text(ax, x + wide / 2, top + 0.7, title, weight="bold", size=9)
+    _text(ax, x + wide / 2, top + 0.52, data)
+    _box(ax, x, top, wide, row, INPUT, f"{SIZE}×{SIZE} image")
+    new = not isinstance(model, Trunk)
+    fills = {s.name: colour(model, s) for s in steps(model.trunk if new else model) if s.kind == "conv"}
+    for name in list(heights)[1:-1]:
+        y = heights[name]
+        if name in fills:
+            _box(ax, x, y, wide, row, fills[name], name, gid=f"{title}: {name}")
+        else:
+            ax.add_patch(Rectangle((x, y), wide, row, facecolor="none", edgecolor="#999999", ls="--", lw=0.7))
+            _text(ax, x + wide / 2, y + row / 2, f"{name} left out", color="#777777")
+    _box(ax, x, bottom, wide, row, HEAD if new else PLAIN, _heads(model), gid=f"{title}: heads" if new else "")
+    return fills
 
 
 def _transfer(ax: Axes, left: float, right: float, y: float, kept: bool) -> None:

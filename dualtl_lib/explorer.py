@@ -333,7 +333,8 @@ class Explorer(widgets.VBox):
 
     def _set_controls(self) -> None:
         """Make every control say what the state says."""
-        state, most = self.state, self.studio.layers()[self.state.layer]
+        state = self.state
+        most, rows, columns = self.studio.net(state.model, state.variant).shapes[state.layer]
         with silently():
             self.model.value, self.other.value = state.model, state.other
             self.layer.value, self.variant.value = state.layer, state.variant
@@ -345,6 +346,7 @@ class Explorer(widgets.VBox):
             self.all.value = state.top is None
             self.top.value = state.top or self.top.value
             self.top.disabled = state.top is None
+            self.row.max, self.column.max = rows, columns  # first: a larger value would be cut off
             self.row.value, self.column.value = state.neuron or (0, 0)
             self.row.disabled = self.column.disabled = state.map is None
             for name, button in self.regions.items():
@@ -411,8 +413,6 @@ class Explorer(widgets.VBox):
         grid.mark(None if state.neuron is None else (state.neuron[0] - 1) * columns + state.neuron[1] - 1)
         if self.grid.children != (grid,):
             self.grid.children = (grid,)
-        with silently():
-            self.row.max, self.column.max = rows, columns
 
     def _clicked(self, index: int) -> None:
         columns = self.studio.maps(self.state).shape[2]

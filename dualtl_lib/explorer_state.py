@@ -24,6 +24,7 @@ from torch import Tensor
 from . import caffenet, figures, materials, occlusion, runs
 from .deconvnet import Deconvnet
 from .faces import crop, splits
+from .projection import Window
 
 MODELS = {  # what a person picks, and the trained model of the run behind it
     "trunk as loaded": None,
@@ -36,9 +37,12 @@ TOP = 50  # the most neurons of a map that the slider picks
 STRIP, UPLOADS = 12, 3  # faces on the strip: of the run, and the newest of a person's own
 OUTLINES = 10  # the most receptive fields drawn
 KEPT = 16  # projections, 0.6 MB each
+NETS = 4  # deconvnets, up to 80 MB each: two models side by side, what a click asks, the contact sheet
 THUMB = 80  # pixels, the side of a picture on the strip and on the contact sheet
 SHEET_COLUMNS = 12
 SIDE = caffenet.SIZE
+COVER = 48  # pixels, the side of the black box that is slid over the face
+PLACES = np.linspace(0, SIDE - COVER, 10).round().astype(int)  # where it begins, from one edge to the other
 PIXELS = 50_000_000  # the largest uploaded picture
 YELLOW = (255, 213, 0)
 
@@ -90,8 +94,9 @@ class Studio:
         self.rows = _chosen(self.data, run.seed)
         self.faces = [torch.as_tensor(np.asarray(self.data.images[int(i)])) for i in self.rows]
         self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
-        self._trained, self._nets, self._judged = {}, {}, {}
+        self._trained, self._judged = {}, {}
         self._projected = functools.lru_cache(KEPT)(self._project)
+        self._net = functools.lru_cache(NETS)(lambda model, variant, thread: Deconvnet(self.trunk(model), variant))
 
     # -- what is there to choose from
 
@@ -117,11 +122,11 @@ class Studio:
             raise Missing(str(error)) from error
 
     def net(self, model: str, variant: str) -> Deconvnet:
-        """The deconvnet of a model, one for each thread, since it remembers the way forward of the faces it saw."""
-        key = (model, variant, threading.get_ident())
-        if key not in self._nets:
-            self._nets[key] = Deconvnet(self.trunk(model), variant=variant)
-        return self._nets[key]
+        """The deconvnet of a model, one for each thread, since it remembers the way forward of the faces it saw.
+
+        The last few are kept. Raises Missing, saying which command makes the model.
+        """
+        return self._net(model, variant, threading.get_ident())
 
     def layers(self) -> dict[str, int]:
         """Layers and their number of maps."""
@@ -134,13 +139,14 @@ class Studio:
             try:
                 self.trunk(model)
             except Missing:
-                break
+                continue
             best = model
         state = State(model=best, layer="conv4")
         return replace(state, map=self.strongest(state)[0])
 
     def fitting(self, state: State) -> State:
-        """The nearest state that exists: a map within its layer, a neuron within its map, a box within the face."""
+        """The nearest state that exists: a map within its layer, a box within the face. A neuron that its map does not
+        have is dropped."""
         shapes = self.net(state.model, state.variant).shapes
         layer = state.layer if state.layer in self.layers() else next(iter(self.layers()))
         maps, rows, columns = shapes[layer]
@@ -231,8 +237,8 @@ class Studio:
         return found
 
     @torch.no_grad()
-    def sensitivity(self, state: State, side: int = 48, step: int = 18) -> Iterator[tuple[float, np.ndarray]]:
-        """Where covering matters: the drop of an expression's probability with a black box at each place.
+    def sensitivity(self, state: State) -> Iterator[tuple[float, np.ndarray]]:
+        """Where covering matters: the drop of an expression's probability with a black box at each of PLACES.
 
         The expression is the face's own, or for an uploaded face the one that the model says. Yields
         (share done 0..1, drops float32 [K, K]) a row at a time; a place not yet tried is 0. Raises Missing.
@@ -241,12 +247,11 @@ class Studio:
         whole = model(image).softmax(1)[0]
         name = self.names[state.face]
         target = model.classes.index(name) if name in model.classes else int(whole.argmax())
-        places = list(range(0, SIDE - side + 1, step))
-        drops = np.zeros((len(places), len(places)), np.float32)
-        for row, y in enumerate(places):
-            images = torch.cat([occlusion.cover_box(image, _fractions((x, y, side, side))) for x in places])
+        drops = np.zeros((len(PLACES), len(PLACES)), np.float32)
+        for row, y in enumerate(PLACES):
+            images = torch.cat([occlusion.cover_box(image, _fractions((x, y, COVER, COVER))) for x in PLACES])
             drops[row] = (whole[target] - model(images).softmax(1)[:, target]).numpy()
-            yield (row + 1) / len(places), drops.copy()
+            yield (row + 1) / len(PLACES), drops.copy()
 
     # -- pictures, uint8 [H, W, 3]
 
@@ -344,11 +349,16 @@ class Studio:
 
 def settings(path: str | Path) -> State:
     """The state that a saved PNG was made from. Raises ValueError for another picture."""
-    text = Image.open(path).info.get("settings")
-    if text is None:
+    with Image.open(path) as picture:
+        text = picture.info.get("settings", "")
+    try:
+        values = json.loads(text)
+        known = values.keys() == asdict(State()).keys()
+    except (ValueError, AttributeError):  # somebody else's words, or somebody else's list
+        known = False
+    if not known:
         raise ValueError(f"{path}: expected a picture saved by the explorer, found one without settings")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-    return State(**values)
+    return State(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def read_face(content: bytes, name: str) -> crop.Cut:
@@ -377,15 +387,13 @@ def receptive_field(trunk: caffenet.Trunk, layer: str, row: int, column: int) ->
 
     Where a layer pools, the neuron is one after pooling, and sees what any of its window sees.
     """
-    width, jump, start = 1, 1, 0
-    for step in trunk.layers:
-        width, jump, start = width + (step.kernel - 1) * jump, jump * step.stride, start - step.padding * jump
+    seen = Window(np.array([row - 1]), np.array([column - 1]), 1, 1)
+    for step in reversed(trunk.layers[: trunk.layers.index(trunk.layer(layer)) + 1]):
         if step.pool:
-            width, jump = width + (caffenet.POOL_KERNEL - 1) * jump, jump * caffenet.POOL_STRIDE
-        if step.name == layer:
-            break
-    left, top = start + (column - 1) * jump, start + (row - 1) * jump
-    return max(left, 0), max(top, 0), min(left + width, SIDE), min(top + width, SIDE)
+            seen = seen.spread(caffenet.POOL_KERNEL, caffenet.POOL_STRIDE, 0)
+        seen = seen.spread(step.kernel, step.stride, step.padding)
+    left, top = int(seen.lefts[0]), int(seen.tops[0])
+    return max(left, 0), max(top, 0), min(left + seen.width, SIDE), min(top + seen.height, SIDE)
 
 
 def eight_bit(picture: np.ndarray) -> np.ndarray:
@@ -405,10 +413,14 @@ def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def overlay(face: np.ndarray, drops: np.ndarray) -> np.ndarray:
-    """A dimmed grey face with drops [K, K] laid over it as heat, uint8 [227, 227, 3]."""
+    """A dimmed grey face with drops [K, K], one for each of PLACES, laid over it as heat, uint8 [227, 227, 3].
+
+    Each drop is drawn at the centre of its box; what lies between is interpolated.
+    """
     grey = face.mean(2, keepdims=True).astype(np.float32) * 0.5
-    warm = Image.fromarray(heat(np.maximum(drops, 0))).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.clip(grey + 0.8 * np.asarray(warm), 0, 255).astype(np.uint8)
+    shares = np.array([np.interp(np.arange(SIDE) + 0.5, PLACES + COVER / 2, one) for one in np.eye(len(PLACES))])
+    warm = heat(shares.T @ np.maximum(drops, 0) @ shares)
+    return np.clip(grey + 0.8 * warm, 0, 255).astype(np.uint8)
 
 
 def tile(projection: Tensor) -> np.ndarray:

@@ -17,8 +17,8 @@ class Gallery:
     """The strongest patches of M maps, strongest first; patches are S pixels wide, 0 beyond the picture's edge.
 
     maps: int64 [M], from 1. images, rows, columns: int64 [M, count], which image and where the neuron is; activations:
-    float32 [M, count]. patches: float32 [M, count, 3, S, S], the projections; pictures: uint8, the same, what the
-    neuron saw. A map has at most one neuron of each image.
+    [M, count]. patches: [M, count, 3, S, S], the projections; both of the trunk's type, float32 by default. pictures:
+    uint8, as the patches, what the neuron saw. A map has at most one neuron of each image.
     """
 
     maps: Tensor
@@ -47,7 +47,7 @@ def gallery(
     net.reconstruct(_image(images, 0), layer, maps=maps, top=1)  # says what is allowed
     if not 1 <= count <= len(images):
         raise ValueError(f"count is from 1 to the {len(images)} images there are, not {count}")
-    numbers = torch.arange(1, net.shapes[layer][0] + 1) if maps is None else torch.as_tensor(list(maps))
+    numbers = torch.arange(1, net.shapes[layer][0] + 1) if maps is None else torch.tensor([int(m) for m in maps])
     best, which, places = _strongest(net, images, layer, numbers - 1, count, progress)
     width = net.shapes[layer][2]
     rows, columns = places // width, places % width
@@ -58,7 +58,7 @@ def gallery(
         found = net.project(image, layer, numbers[m], rows[m, k], columns[m, k], i)
         side = found.patches.shape[-1]
         if patches is None:
-            patches = torch.zeros(*which.shape, 3, side, side)
+            patches = torch.zeros(*which.shape, 3, side, side, dtype=found.patches.dtype)
             pictures = torch.zeros(patches.shape, dtype=torch.uint8)
         patches[m, k] = found.patches.cpu()
         wide = F.pad(image[0], (side,) * 4)

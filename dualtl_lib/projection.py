@@ -319,7 +319,7 @@ class Projector:
         y = values * chosen
         origin = np.zeros(1, dtype=np.int64)
         window = Window(origin, origin, *y.shape[2:])
-        x, window = self._down(records, at, y, window, slice(0, y.shape[1]), normalized=False)
+        x, window = self._unpooled(records, at, y, window, slice(0, y.shape[1]))
         return paste(x, window, records[0].size)
 
     def each(self, records: list[Record], values: Tensor, maps: Tensor, rows: Tensor, columns: Tensor):
@@ -362,8 +362,8 @@ class Projector:
         below = slice(group * x.shape[1], (group + 1) * x.shape[1])
         return self._down(records, at - 1, x, window, below)
 
-    def _down(self, records, at: int, y: Tensor, window: Window, maps: slice, normalized: bool = True):
-        """From the maps after stage `at` to the image; y [M, maps, h, w] are all that is not 0."""
+    def _down(self, records, at: int, y: Tensor, window: Window, maps: slice):
+        """From the maps that leave stage `at` to the image; y [M, maps, h, w] are all that is not 0."""
         if at < 0:  # a group of the first stage reaches some colours only
             colours = self.stages[0].weight.shape[1] * self.stages[0].groups
             return y if y.shape[1] == colours else F.pad(y, (0, 0, 0, 0, maps.start, colours - maps.stop)), window
@@ -371,15 +371,20 @@ class Projector:
         if stage.norm and rules.lrn:  # neighbouring maps take part: fill up to all of them
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
             maps = slice(0, len(stage.weight))
-            if normalized and not stage.norm_first:
+            if not stage.norm_first:
                 y = normalize_back(stage.norm, record.pooled, y, window)
+        if stage.pool and rules.assign:
+            y *= window.cut(record.last()[maps])
+        return self._unpooled(records, at, y, window, maps)
+
+    def _unpooled(self, records, at: int, y: Tensor, window: Window, maps: slice):
+        """From where the neurons of stage `at` live to the image; what is not to be assigned is 0 in y."""
+        stage, record = self.stages[at], records[at]
         if stage.pool:
-            if rules.assign and normalized:  # where neurons were chosen, `whole` has done it
-                y *= window.cut(record.last()[maps])
             pooled, window = window, window.spread(*stage.pool[:3])
             window = window.narrow(*window.beyond(*record.conv.shape[2:]))
             y = unpool(y, pooled.cut(record.winners(window.width, maps)), window)
-        if stage.norm and stage.norm_first and rules.lrn:
+        if stage.norm and stage.norm_first and self.rules.lrn:
             y = normalize_back(stage.norm, record.conv, y, window)
         return self._convolved(records, at, y, window, maps)
 

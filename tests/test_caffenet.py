@@ -98,6 +98,12 @@ def test_other_images_are_refused(images):
         Preprocessing()(images)
 
 
+@pytest.mark.parametrize("images", [pictures(1).numpy(), [pictures(1)]], ids=["array", "list"])
+def test_what_is_no_tensor_is_refused(images):
+    with pytest.raises(ValueError, match=f"found {type(images).__name__}, which is no tensor"):
+        Preprocessing()(images)
+
+
 # --- Local response normalization
 
 
@@ -234,6 +240,23 @@ def test_a_trunk_can_be_run_in_parts(trunk):
     half = trunk(x, stop="conv2")
     assert torch.equal(trunk(half, start="conv3"), trunk(x))
     assert torch.equal(trunk(x, start="conv1", stop="conv1"), trunk.stage("conv1", x))
+
+
+def test_layers_in_the_other_order_are_refused(trunk):
+    for start, stop in (("conv4", "conv2"), ("conv3", "conv2")):
+        with pytest.raises(ValueError, match=f"start is {stop} or a layer before it .*, not {start}"):
+            trunk(noise(1, 256, 13, 13), start=start, stop=stop)
+
+
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_no_images_have_no_maps(order):
+    trunk = Trunk(order=order)
+    x = trunk.transform(pictures(1)[:0]).requires_grad_()
+    maps = trunk(x)
+    assert maps.shape == (0, 256, 6, 6)
+    (back,) = torch.autograd.grad(maps.sum(), x)
+    assert back.shape == (0, 3, 227, 227)
+    assert ExpressionNet(trunk, paper.EXPRESSIONS)(pictures(1)[:0]).shape == (0, 8)
 
 
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])

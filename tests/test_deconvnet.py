@@ -13,9 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from dualtl_lib import gallery, weights
-from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Trunk
-from dualtl_lib.deconvnet import VARIANTS, Deconvnet, choose, stages_of, strongest
+from dualtl_lib import deconvnet, diagrams, gallery, weights
+from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Preprocessing, Trunk
+from dualtl_lib.deconvnet import REMEMBERED, VARIANTS, Deconvnet, choose, stages_of, strongest
 from dualtl_lib.projection import Pool, Projector, Stage, Window, forward, last_winner, normalize_back, paste
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -280,6 +280,23 @@ def test_float32_is_captum_s_where_normalization_comes_last(variant):
         assert relative(net.reconstruct(image, layer, neuron=(9, 4, 4)), expected) < 1e-5, layer
 
 
+@pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
+def test_several_neurons_together_are_autograd_s(order):
+    ours, image = random_trunk(order=order).double(), some_images(1, 5)
+    net, modules = Deconvnet(ours, "gradient", lrn="gradient"), as_modules(ours)
+    for layer in LAYERS:
+        x = maps = ours.transform(image).double().requires_grad_()
+        for name, module in modules.named_children():
+            maps = module(maps)
+            if name == f"{'pool' if ours.layer(layer).pool else 'relu'}_{layer}":
+                break
+        rows = maps[0, [1, 39, 89]].flatten(1)
+        (expected,) = torch.autograd.grad(rows.sort(dim=1, descending=True, stable=True).values[:, :5].sum(), x)
+        found = net.reconstruct(image, layer, maps=[2, 40, 90], top=5)
+        assert found.dtype == torch.float64
+        assert relative(found, ours.transform.to_rgb(expected)) < 1e-9, layer
+
+
 def test_zeiler_starts_with_the_activation(trunk):
     image = some_images(1)
     maps = Deconvnet(trunk).feature_maps(image, "conv3")[0]
@@ -340,6 +357,40 @@ def test_what_cannot_be_says_what_can(change, says):
         Deconvnet(Trunk()).reconstruct(**asked)
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(maps=[1, 0]), "a map of conv1 is a whole number from 1 to 96, not 0"),
+        (dict(maps=[97, 1]), "from 1 to 96, not 97"),
+        (dict(rows=[0, -1]), "a row of conv1 is a whole number from 0 to 26, not -1"),
+        (dict(columns=[27, 0]), "a column of conv1 is a whole number from 0 to 26, not 27"),
+        (dict(rows=[0]), r"are int64 \[K\], as many of each, found torch.int64 \[2\], torch.int64 \[1\]"),
+        (dict(maps=1, rows=0, columns=0), r"are int64 \[K\].*, found torch.int64 \[\]"),
+        (dict(rows=[0.0, 1.0]), r"are int64 \[K\].*, found torch.int64 \[2\], torch.float32"),
+        (dict(columns=[True, False]), r"are int64 \[K\].*torch.bool"),
+        (dict(layer="conv6"), "no layer 'conv6'; this trunk has conv1, conv2"),
+        (dict(image=some_images(2)), r"one image \[1, 3, 227, 227\], found 2"),
+        (dict(image=some_images(2)[:0]), "at least one image"),
+        (dict(image=some_images(1).float()), "expected uint8 RGB images.*found torch.float32"),
+        (dict(image=some_images(1).numpy()), "found ndarray, which is no tensor"),
+    ],
+)
+def test_neurons_that_cannot_be_projected_say_what_can(change, says):
+    asked = dict(image=some_images(1), layer="conv1", maps=[1, 2], rows=[0, 0], columns=[0, 0]) | change
+    with pytest.raises(ValueError, match=says):
+        Deconvnet(Trunk()).project(**asked)
+
+
+def test_neurons_of_one_s_own_choice():
+    net, image = Deconvnet(random_trunk()), some_images(1)
+    found = net.project(image, "conv2", [256, 1, 7], [12, 0, 3], [0, 12, 4], index=9)
+    assert found.images.tolist() == [9, 9, 9] and found.maps.tolist() == [256, 1, 7]
+    for picture, neuron in zip(found.paste(), [(256, 12, 0), (1, 0, 12), (7, 3, 4)], strict=True):
+        assert relative(picture, net.reconstruct(image, "conv2", neuron=neuron)[0]) < 1e-5
+    none = torch.zeros(0, dtype=torch.int64)
+    assert len(net.project(image, "conv2", none, none, none)) == 0
+
+
 def test_unknown_settings_say_what_is_allowed():
     for setting in (dict(variant="zeiller"), dict(lrn="off"), dict(start="two")):
         with pytest.raises(ValueError, match="is one of"):
@@ -364,27 +415,41 @@ def test_each_on_its_own_sums_and_sits_right(trunk, variant, lrn):
     """Maps of one layer do not interfere at the first step; one map's neuron is that of the whole picture."""
     net, image = Deconvnet(trunk, variant, lrn), some_images(1, 3)
     for layer in LAYERS:
-        patches = net.reconstruct_each(image, layer, maps=[2, 40, 90])
-        assert patches.maps.tolist() == [2, 40, 90] and patches.activations.shape == (3,)
-        for k, (m, pasted) in enumerate(zip(patches.maps.tolist(), patches.paste(), strict=True)):
-            records = net._records(image, layer)
-            pooled = records[-1].pooled
-            assert patches.activations[k] == pooled[0, m - 1].max()
-            values = pooled if net.start == "activation" else torch.ones_like(pooled)
-            whole = net._projector.whole(records, values, choose(pooled[0], [m], top=1))
-            assert relative(pasted, whole[0]) < 1e-5
+        each_is_its_part_of_the_whole_picture(net, image, layer, [2, 40, 90])
 
 
-def test_other_geometries_and_types():
-    trunk = random_trunk(layers=TORCHVISION_ALEXNET)
-    net, image = Deconvnet(trunk), some_images(1)
+def each_is_its_part_of_the_whole_picture(net, image, layer, maps):
+    patches = net.reconstruct_each(image, layer, maps)
+    records = net._records(image, layer)
+    pooled = records[-1].pooled
+    values = pooled if net.start == "activation" else torch.ones_like(pooled)
+    assert patches.maps.tolist() == list(maps)
+    assert torch.equal(patches.activations, pooled[0, [m - 1 for m in maps]].amax((1, 2)))
+    for m, pasted in zip(maps, patches.paste(), strict=True):
+        whole = net._projector.whole(records, values, choose(pooled[0], [m], top=1))[0]
+        assert relative(pasted, whole) < 1e-5, (layer, m)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_another_geometry(variant):
+    net, image = Deconvnet(random_trunk(layers=TORCHVISION_ALEXNET), variant), some_images(1)
     for layer in LAYERS:
-        maps = net.feature_maps(image, layer)
-        assert maps.shape[1:] == trunk.shapes()[layer] and maps.dtype == torch.float32
-        assert torch.equal(
-            net.reconstruct(image, layer, maps=np.arange(1, 4), top=1).isnan().any(), torch.tensor(False)
-        )
-    assert net.reconstruct(image, "conv5").shape == (1, 3, 227, 227)
+        maps = net.feature_maps(image, layer)[0]
+        assert maps.shape == net.trunk.shapes()[layer]
+        loudest = (maps.amax((1, 2)).argsort(descending=True, stable=True)[:3] + 1).numpy()
+        assert all(net.reconstruct(image, layer, maps=[m], top=1).any() for m in loudest)  # there is something to see
+        each_is_its_part_of_the_whole_picture(net, image, layer, loudest)
+
+
+def test_a_double_trunk_gives_double():
+    trunk, image = random_trunk(), some_images(2)
+    single = gallery.gallery(Deconvnet(trunk), image, "conv3", maps=[5, 9], count=2, progress=False)
+    trunk.double()
+    assert Deconvnet(trunk).reconstruct(image, "conv2").dtype == torch.float64
+    found = gallery.gallery(Deconvnet(trunk), image, "conv3", maps=[5, 9], count=2, progress=False)
+    assert found.patches.dtype == found.activations.dtype == torch.float64
+    assert relative(found.patches, single.patches) < 1e-5 and torch.equal(found.pictures, single.pictures)
+    assert diagrams.steps(trunk)[-1].shape == (256, 6, 6)
 
 
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
@@ -404,6 +469,30 @@ def test_new_weights_are_noticed():
     trunk.conv1.weight.mul_(2)
     after = net.reconstruct(image, "conv1")
     assert not torch.equal(before, after) and torch.equal(after, Deconvnet(trunk).reconstruct(image, "conv1"))
+
+
+def test_another_transform_or_order_is_noticed():
+    trunk, image = random_trunk(), some_images(1)
+    net = Deconvnet(trunk)
+    for change in (dict(transform=Preprocessing("RGB")), dict(order="norm-pool")):
+        before = net.reconstruct(image, "conv2")
+        for name, value in change.items():
+            setattr(trunk, name, value)
+        after = net.reconstruct(image, "conv2")
+        assert not torch.equal(before, after) and torch.equal(after, Deconvnet(trunk).reconstruct(image, "conv2"))
+
+
+def test_the_images_asked_for_last_are_remembered(monkeypatch):
+    computed, forward = [], deconvnet.forward
+    monkeypatch.setattr(deconvnet, "forward", lambda *args: computed.append(1) or forward(*args))
+    net, images = Deconvnet(random_trunk()), some_images(REMEMBERED + 1).split(1)
+    for image in (*images[:-1], images[0], images[-1]):  # the first once more, so that the second is the oldest
+        net.reconstruct(image, "conv1", maps=[1], top=1)
+    assert len(computed) == REMEMBERED + 1
+    for image, forwards in ((images[0], 0), (images[2], 0), (images[1], 1)):
+        computed.clear()
+        net.reconstruct(image, "conv1", maps=[1], top=1)
+        assert len(computed) == forwards
 
 
 def test_gallery_finds_the_strongest_of_a_whole_data_set(trunk):

@@ -1,9 +1,12 @@
 """The explorer's state and its widgets, without a browser. test_explorer_browser.py drives the page itself."""
 
+import gc
 import io
 import json
 import re
 import threading
+import warnings
+import weakref
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +15,7 @@ import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from dualtl_lib import caffenet, deconvnet, explorer_state, figures, materials, occlusion, paper, runs, weights
 from dualtl_lib.explorer import BOX, Explorer, Latest
@@ -20,7 +23,7 @@ from dualtl_lib.explorer_state import MODELS, VARIANTS, Missing, State, Studio
 from dualtl_lib.faces import anatomy, crop, splits, synthetic
 
 LAYERS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
-REGIONS = tuple(name for name in occlusion.REGIONS if name != "none")
+REGIONS = tuple(occlusion.REGIONS)
 
 
 def write_faces(root: Path, each: int = 12) -> Path:
@@ -162,7 +165,7 @@ def test_receptive_field_holds_all_that_a_neuron_sees(studio, layer, neuron):
     """The gradient of a neuron is 0 outside its receptive field, and reaches two opposite corners' neighbourhoods."""
     trunk = studio.trunk(explorer_state.AS_LOADED)
     x = torch.full((1, 3, 227, 227), 1.0, requires_grad=True)
-    linear, size = x, {}
+    linear = x
     for step in trunk.layers:  # every weight 1 and the mean in place of the maximum: all that is seen counts
         weight = torch.ones(1, linear.shape[1], step.kernel, step.kernel)
         linear = torch.nn.functional.conv2d(linear, weight / weight.sum(), None, step.stride, step.padding)
@@ -170,7 +173,6 @@ def test_receptive_field_holds_all_that_a_neuron_sees(studio, layer, neuron):
             linear = torch.nn.functional.avg_pool2d(linear, 3, 2)
         if step.name == layer:
             break
-        size[step.name] = linear.shape
     linear[0, 0, neuron[0] - 1, neuron[1] - 1].backward()
     rows, columns = x.grad[0].sum(0).nonzero().T
     found = (columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1)
@@ -202,18 +204,54 @@ def test_probabilities(studio):
 
 
 def test_where_covering_matters(studio):
-    state, side, step = State(face=1), 80, 49
-    *_, (share, drops) = studio.sensitivity(state, side, step)
+    state, count, side = State(face=1), len(explorer_state.PLACES), explorer_state.COVER
+    *_, (share, drops) = studio.sensitivity(state)
     model = materials.model(studio.run, "ckplus_fig14")
     target = model.classes.index(studio.names[1])
-    assert share == 1 and drops.shape == (4, 4)
-    image = studio.image(state)
+    assert share == 1 and drops.shape == (count, count)
+    image, (y, x) = studio.image(state), explorer_state.PLACES[[5, 3]]
     covered = image.clone()
-    covered[:, :, 2 * step : 2 * step + side, step : step + side] = 0
+    covered[:, :, y : y + side, x : x + side] = 0
     with torch.no_grad():
         expected = (model(image).softmax(1) - model(covered).softmax(1))[0, target]
-    assert drops[2, 1] == pytest.approx(expected.item(), abs=1e-6)
+    assert drops[5, 3] == pytest.approx(expected.item(), abs=1e-6)
     assert np.ptp(drops) > 0
+
+
+class Watching:
+    """A model that keeps what it is shown."""
+
+    classes = paper.EXPRESSIONS
+
+    def __init__(self):
+        self.shown = []
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.shown.append(images)
+        return torch.zeros(len(images), len(self.classes))
+
+
+def middle(weights: np.ndarray) -> np.ndarray:
+    """The centre of gravity of a picture [H, W], (row, column) in pixels."""
+    return np.array([np.average(np.arange(len(weights)) + 0.5, weights=weights.sum(axis)) for axis in (1, 0)])
+
+
+def test_every_drop_is_drawn_where_its_box_was(studio, monkeypatch):
+    """All of the face is covered once; a single drop shines within its box only, and at its middle but at an edge."""
+    model = Watching()
+    monkeypatch.setattr(studio, "trained", lambda name: model)
+    monkeypatch.setattr(studio, "image", lambda state: torch.ones(1, 3, 227, 227, dtype=torch.uint8))
+    *_, (_, drops) = studio.sensitivity(State())
+    boxes = (torch.cat(model.shown[1:])[:, 0] == 0).numpy()
+    assert len(boxes) == drops.size and boxes.any(0).all()
+    for k, box in enumerate(boxes):
+        hot = np.zeros_like(drops)
+        hot.flat[k] = 1
+        drawn = explorer_state.overlay(np.zeros((227, 227, 3), np.uint8), hot).sum(2)
+        row, column = middle(box).astype(int)
+        assert drawn[row, column] > 0.9 * drawn.max() and not drawn[~box].any()
+        if not (box[[0, -1]].any() or box[:, [0, -1]].any()):
+            assert np.abs(middle(drawn) - middle(box)).max() < 2
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv5"])
@@ -236,9 +274,20 @@ def test_saved_picture_carries_its_settings(studio):
         pixels = np.asarray(saved)
     assert explorer_state.settings(path) == state
     assert np.array_equal(pixels[:, 454:681], studio.projection_picture(state))
-    Image.new("RGB", (5, 5)).save(path)
-    with pytest.raises(ValueError, match="without settings"):
-        explorer_state.settings(path)
+
+
+@pytest.mark.parametrize("text", [None, "no JSON", "[1, 2]", "5", "{}", '{"quality": 90}', '{"layer": "conv1"}'])
+def test_another_picture_has_no_settings(tmp_path, text):
+    about = PngImagePlugin.PngInfo()
+    if text is not None:
+        about.add_itxt("settings", text)
+    Image.new("RGB", (5, 5)).save(tmp_path / "other.png", pnginfo=about)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")  # of a file left open
+        with pytest.raises(ValueError, match=r"other\.png: expected a picture .* found one without settings"):
+            explorer_state.settings(tmp_path / "other.png")
+        gc.collect()
+    assert not heard
 
 
 @pytest.mark.parametrize(
@@ -314,6 +363,25 @@ def test_state_is_moved_to_what_exists(studio):
     assert fit(State(layer="conv5", neuron=(6, 6))).neuron == (6, 6)
     assert fit(State(map=None, neuron=(1, 1))).neuron is None
     assert fit(State(box=(220, -5, 50, 900))).box == (177, 0, 50, 227)
+
+
+def test_it_opens_with_the_last_model_even_where_the_first_is_missing(studio, monkeypatch):
+    trained = studio.trained
+
+    def some(name):
+        if name == "celeba":
+            raise Missing("not here")
+        return trained(name)
+
+    monkeypatch.setattr(studio, "trained", some)
+    assert studio.opening().model == "after the second transfer"
+
+
+def test_a_few_deconvnets_are_kept(studio):
+    made = [weakref.ref(studio.net(model, variant)) for variant in VARIANTS.values() for model in MODELS]
+    gc.collect()
+    assert sum(ref() is not None for ref in made) == explorer_state.NETS
+    assert studio.net(list(MODELS)[-1], list(VARIANTS.values())[-1]) is made[-1]()
 
 
 # -- the widgets
@@ -412,6 +480,16 @@ def test_a_click_picks_a_neuron(explorer):
     assert (explorer.row.value, explorer.column.value) == (5, 7)
     explorer.layer.value = "conv5"
     assert explorer.state.neuron is None
+    same_as_library(explorer)
+
+
+def test_sliders_say_which_neuron_from_the_start(studio):
+    explorer = Explorer(studio.run, state=State(layer="conv1", map=5, neuron=(20, 25)))
+    assert (explorer.row.value, explorer.column.value) == explorer.state.neuron == (20, 25)
+    explorer.show(State(layer="conv5", map=5, neuron=(6, 6)))
+    assert (explorer.row.value, explorer.row.max) == (6, 6)
+    explorer.show(State(layer="conv1", map=5, neuron=(27, 14)))
+    assert (explorer.row.value, explorer.column.value) == explorer.state.neuron == (27, 14)
     same_as_library(explorer)
 
 
