@@ -29,6 +29,8 @@ CORES = workflow.resource_settings.cores or 8  # a cluster is asked for 8
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
+TRUNK = "dualtl_lib/data/embedded.safetensors"
+TRAINING = 24 * 60 if OPENED.budget == "paper" else 240  # minutes that a training may take
 CELEBA = f"runs/{NAME}/celeba.safetensors"  # the first transfer's model
 # What decides a training's result. No other change of the library trains the folds of a sweep again.
 TRAINS = ["caffenet", "weights", "protofiles", "paper", "materials", "training", "solver", "prefix", "checkpoint"]
@@ -51,13 +53,13 @@ rule notebook:
         notebook="notebooks/{notebook}.ipynb",
         needs=lambda w: [executed(n) for n in NEEDS[w.notebook]] + [CELEBA] * (w.notebook == "03_first_transfer"),
         folds=lambda w: FOLDS if w.notebook == "07_expression_recognition" else [],
-        library=expand("dualtl_lib/{name}.py", name=LIBRARY),
+        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=LIBRARY)],
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
     threads: 1
     resources:
         mem_mb=6000,
-        runtime=240,  # minutes
+        runtime=TRAINING,
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
         " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
@@ -76,17 +78,17 @@ use rule notebook as notebook_long with:
     priority: 1
 
 
-# The first transfer by itself, since every fold starts from it. Notebook 03 finds it trained, and leaves it as it is.
+# The first transfer by itself, since every dual fold starts from it. Notebook 03 finds it trained, and leaves it as it is.
 rule celeba:
     input:
-        library=expand("dualtl_lib/{name}.py", name=TRAINS),
+        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=TRAINS)],
         config=f"config/{RUN}.yaml",
     output: CELEBA
     threads: CORES
     priority: 2
     resources:
         mem_mb=6000,
-        runtime=240,
+        runtime=TRAINING,
     shell:
         "OMP_NUM_THREADS={threads} python -m dualtl_lib train {RUN} celeba {OPTIONS}"
 
@@ -95,8 +97,8 @@ rule celeba:
 # how many run beside it.
 rule fold:
     input:
-        needs=CELEBA,
-        library=expand("dualtl_lib/{name}.py", name=TRAINS),
+        needs=lambda w: [CELEBA] * ("-dual-" in w.job),
+        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=TRAINS)],
         config=f"config/{RUN}.yaml",
     output: f"runs/{NAME}/folds/{{job}}.json"
     threads: 1

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import make_pipeline
@@ -21,7 +21,7 @@ BATCH = 25
 
 
 class Accuracy(NamedTuple):
-    """A share of right answers with its 95 % Wilson interval. All but `correct` and `n` are in 0..1."""
+    """A share of right answers with its 95 % interval. All but `correct` and `n` are in 0..1."""
 
     value: float
     correct: int
@@ -68,18 +68,40 @@ def predict(
     return torch.cat(found)
 
 
-def accuracy(predicted, target) -> Accuracy:
-    """The share of predictions that equal the target; arrays or tensors of one shape, every element counted."""
+def accuracy(predicted, target, people=None) -> Accuracy:
+    """The share of predictions that equal the target; arrays or tensors of one shape, every element counted.
+
+    people: who is on each image [N]; the interval is then `over_people`'s, else Wilson's.
+    """
     predicted, target = np.asarray(predicted), np.asarray(target)
     if predicted.shape != target.shape or predicted.size == 0:
         raise ValueError(f"predictions {predicted.shape} and targets {target.shape} must be alike and not empty")
-    return wilson(int((predicted == target).sum()), predicted.size)
+    right = predicted == target
+    return wilson(int(right.sum()), right.size) if people is None else over_people(right, people)
 
 
 def wilson(correct: int, n: int) -> Accuracy:
     """`correct` right answers of `n`, with their interval."""
-    interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
+    interval = stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")
     return Accuracy(correct / n, correct, n, float(interval.low), float(interval.high))
+
+
+def over_people(right, people) -> Accuracy:
+    """The share of right answers [N] to images of these people [N], with an interval for people never seen.
+
+    Images of one person are not independent, so people are drawn again and again (percentile bootstrap, always from the
+    same random numbers). Where Wilson's interval reaches further, as it does when all answers are right, it counts.
+    """
+    right = np.asarray(right, bool)
+    _, who = np.unique(np.asarray(people), return_inverse=True)
+    counts, correct = np.bincount(who), np.bincount(who, right)
+    found = wilson(int(right.sum()), right.size)
+    if len(counts) < 2:
+        return found
+    drawn = stats.bootstrap(
+        (correct, counts), lambda c, n, axis: c.sum(axis) / n.sum(axis), paired=True, method="percentile", rng=0
+    ).confidence_interval
+    return found._replace(low=min(found.low, float(drawn.low)), high=max(found.high, float(drawn.high)))
 
 
 def confusion(predicted, target, classes) -> np.ndarray:
@@ -107,8 +129,24 @@ def compare(a_correct, b_correct) -> Comparison:
     if a.shape != b.shape:
         raise ValueError(f"the two models answered {a.shape} and {b.shape} images; a paired test needs the same")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return Comparison(only_a, only_b, float(p))
+
+
+def compare_people(a_correct, b_correct, people) -> float:
+    """p of Wilcoxon's signed-rank test over each person's shares of right answers; 1 where nobody's differ."""
+    difference = np.asarray(a_correct, float) - np.asarray(b_correct, float)
+    _, who = np.unique(np.asarray(people), return_inverse=True)
+    difference = np.bincount(who, difference) / np.bincount(who)
+    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+
+
+def holm(p) -> np.ndarray:
+    """Holm's adjustment of p-values [K] of K tests made together."""
+    p = np.asarray(p, float)
+    order = p.argsort()
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted[order.argsort()]
 
 
 def grey(faces, size: int) -> np.ndarray:

@@ -278,7 +278,7 @@ def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | 
         y, x = zip(*[(i, chance[n]) for i, n in enumerate(names) if n in chance], strict=True)
         ax.plot(x, y, "|", ms=11, mew=2, color=COLOURS["chance"], label="always the majority")
     ax.set_yticks(range(len(rows)), names)
-    ax.set(xlabel="accuracy, with 95 % Wilson interval", xlim=(0, 1.02))
+    ax.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02))
     ax.grid(axis="x", lw=0.4)
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

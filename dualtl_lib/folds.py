@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables
 from .faces import splits
@@ -42,7 +41,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     if job not in (listed := sweep.jobs(run)):
         raise ValueError(f"run {run.name!r} has no job {job}; its sweep has {', '.join(map(str, listed)) or 'none'}")
     result, began = sweep.path(run, job), time.monotonic()
-    if result.exists():
+    if result.exists() and json.loads(result.read_text()).get("made of", made_of(run)) == made_of(run):
         return result
     data, split = parts(run, job)
     train, test = data.subset(split.train), data.subset(split.test)
@@ -54,6 +53,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
         predicted[tables.SVM] = evaluation.linear_svm(train, test, seed=job.seed)  # the same whatever the start
     content = {
         "job": job._asdict(),
+        "made of": made_of(run),
         "recipes": {step: str(materials.recipe(run, step)) for step in ("ckplus", "heads")},
         "precision": precision.resolve(run.precision),
         "skipped": {tables.FIG14: skipped14, tables.FIG18: skipped18},
@@ -69,6 +69,14 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     for state in result.parent.glob(f"{job}-*.safetensors"):  # no longer needed to go on from
         state.unlink()
     return result
+
+
+def made_of(run: runs.Run) -> dict:
+    """What of a run's settings decides a fold's faces, split and start."""
+    return {
+        "folds": run.sweep["folds"],
+        **{key: getattr(run, key) for key in ("weights", "celeba", "ckplus", "person")},
+    }
 
 
 def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
@@ -99,8 +107,8 @@ def answers(run: runs.Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame 
     """What these jobs of the run have said, by default all: one row per job, model, covered region and test image.
 
     Columns: those of sweep.Job, model, region ("none" where nothing is covered), image, person, right. None where
-    there are no jobs; raises FileNotFoundError where one has not been done, and ValueError where some have been done
-    with other recipes or in another precision than others.
+    there are no jobs; raises FileNotFoundError where one has not been done, and ValueError where one has been done of
+    other faces, folds or weights than the run now has, or with another recipe or precision than the others.
     """
     jobs = sweep.jobs(run) if jobs is None else jobs
     if not jobs:
@@ -126,7 +134,14 @@ def _read(run: runs.Run, jobs: list[sweep.Job]) -> dict[sweep.Job, dict]:
             f"`python -m dualtl_lib fold {run.config}{options} {missing[0]}`, or all of them with {run.made_by()}"
         )
     contents = {job: json.loads(sweep.path(run, job).read_text()) for job in jobs}
-    settings = {str((found["recipes"], found["precision"])): job for job, found in contents.items()}
+    settings, now = {}, made_of(run)
+    for job, found in contents.items():
+        settings.setdefault(str([found.get("made of", now), found["recipes"], found["precision"]]), job)
+        if found.get("made of", now) != now:
+            raise ValueError(
+                f"{sweep.path(run, job)}: expected a fold of {now}, as the run now says, found {found['made of']}; "
+                "remove it and do it again"
+            )
     if len(settings) > 1:
         first, other = list(settings.values())[:2]
         raise ValueError(
@@ -140,15 +155,17 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
     """Table 5 over these folds: a row per seed, protocol, class set, model and start.
 
     dual against it: exact McNemar test over the images that both starts have been asked, all of them where every job
-    is done. by person: Wilcoxon's signed-rank test over each person's share of right answers, since images of one
-    person are not independent. Empty where nothing is compared.
+    is done. by person: evaluation.compare_people, since images of one person are not independent. Empty where nothing
+    is compared. low, high: over people (evaluation.over_people) where they are kept apart, else Wilson's.
     """
     rows = []
     whole = found[found.region == "none"]
     for (seed, protocol, classes, model), group in whole.groupby(["seed", "protocol", "classes", "model"], sort=False):
         right = group.pivot(index=["image", "person"], columns="start", values="right")
         for start in right:
-            accuracy = evaluation.wilson(int(right[start].sum()), int(right[start].count()))
+            said = right[start].dropna()
+            people = said.index.get_level_values("person") if protocol == "people" else None
+            accuracy = evaluation.accuracy(said.astype(bool), np.ones(len(said), bool), people)
             row = {
                 "seed": seed,
                 "protocol": tables.PROTOCOLS[protocol],
@@ -162,15 +179,10 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
             }
             if "dual" in right and start != "dual" and len(both := right[["dual", start]].dropna()):
                 row["dual against it, p"] = evaluation.compare(both["dual"], both[start]).p
-                row["by person, p"] = _by_person(both["dual"], both[start])
+                people = both.index.get_level_values("person")
+                row["by person, p"] = evaluation.compare_people(both["dual"], both[start], people)
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _by_person(a: pd.Series, b: pd.Series) -> float:
-    """Wilcoxon's signed-rank test over people's shares of right answers; 1 where nobody's differ."""
-    difference = (a.astype(float) - b.astype(float)).groupby("person").mean()
-    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def table6(found: pd.DataFrame) -> pd.DataFrame:
@@ -184,7 +196,8 @@ def table6(found: pd.DataFrame) -> pd.DataFrame:
         ):
             name = tables.PROTOCOLS[protocol] + ("" if classes == "all" else ", without neutral")
             name += f", seed {seed}" if covered.seed.nunique() > 1 else ""
-            row[name] = str(evaluation.wilson(int(group.right.sum()), len(group)))
+            people = group.person if protocol == "people" else None
+            row[name] = str(evaluation.accuracy(group.right, np.ones(len(group), bool), people))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -46,7 +46,7 @@ def ckplus(run: runs.Run) -> faces.CKPlus:
     if run.ckplus == "synthetic":
         root = faces.synthetic.write_ckplus(_synthetic("ckplus", run), subjects=CKPLUS_SUBJECTS, seed=run.seed)
         return faces.ckplus.paper_images(root, seed=run.seed, cache=root.parent / "cache")
-    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, person=run.person)
+    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, person=run.person, crop=run.crop)
 
 
 def example(data: faces.CKPlus, expression: str) -> Tensor:
@@ -171,6 +171,11 @@ def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
 def truth(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict[str, Tensor]:
     """The classes of the test images [N], by protocol."""
     return {protocol: data.targets[split.test] for protocol, split in by_protocol.items()}
+
+
+def people(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict:
+    """Who is on the test images [N], where a protocol keeps people apart: an interval is then taken over people."""
+    return {"people": data.people[by_protocol["people"].test]}
 
 
 def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.ExpressionNet:

@@ -33,10 +33,10 @@ KEYS = {
     "ckplus": str,  # "synthetic", or a folder in CK+'s layout or one per class
     "budget": str,  # "quick" or "paper"
     "seed": int,
-    "people": bool,  # whether pictures of real people result, which are then kept out of figures/
 }
 OPTIONAL = {
     "person": r"S\d+",  # in a folder per class: the pattern that finds the person in a picture's name
+    "crop": "auto",  # of expressions: "auto", "face" or "centre" (faces.CKPlus)
     "precision": "float32",  # of training and testing: "float32", "bfloat16", or "auto", the faster on this machine
     "skip_dead_tail": False,  # leave out what training.fit shows to change nothing
     "sweep": {},  # sweep.Job's choices, each a list, and the number of folds
@@ -54,8 +54,8 @@ class Run:
     ckplus: str
     budget: str
     seed: int
-    people: bool
     person: str
+    crop: str
     precision: str
     skip_dead_tail: bool
     sweep: dict
@@ -69,6 +69,11 @@ class Run:
     def figures(self) -> Path:
         """figures/<name>/: tables and results, and pictures where they show no real people."""
         return OUTPUT / "figures" / self.name
+
+    @property
+    def people(self) -> bool:
+        """Whether pictures may show real people, which are then kept out of figures/."""
+        return {self.celeba, self.ckplus} != {"synthetic"}
 
     @property
     def pictures(self) -> Path:
@@ -188,10 +193,11 @@ def fingerprint(*parts: bytes) -> str:
 
 def provenance() -> dict:
     """Commit, versions, machine and time, for a run's metadata."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HOME, capture_output=True, text=True)
+    describe = ["git", "describe", "--always", "--dirty"]
+    git = shutil.which("git") and subprocess.run(describe, cwd=HOME, capture_output=True, text=True)
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "opencv-python-headless")
     return {
-        "commit": git.stdout.strip() or "not a git checkout",
+        "commit": (git and git.stdout.strip()) or "not a git checkout",
         "python": platform.python_version(),
         "versions": {p: importlib.metadata.version(p) for p in packages},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -49,7 +49,7 @@ def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
 def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
     """Accuracy of each attribute [N, A] with its interval, beside always saying the training majority.
 
-    p: exact McNemar test that the two are equally good on the test images.
+    p: exact McNemar test that the two are equally good on the test images; Holm's p: adjusted for the A tests.
     """
     majority = (train.targets.float().mean(0) >= 0.5).long()
     rows = []
@@ -68,7 +68,8 @@ def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
                 "p": evaluation.compare(ours == truth, always == truth).p,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(**{"Holm's p": evaluation.holm(table.p)})
 
 
 def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -76,26 +77,31 @@ def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     return pd.DataFrame([{"protocol": PROTOCOLS[name], **counts} for name, counts in by_protocol.items()])
 
 
-def _compared(names: Mapping[str, float | None], predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
-    """(name, the paper's value, {protocol: Accuracy}) of each model or region, for figures.accuracies."""
+def _compared(
+    names: Mapping[str, float | None], predicted: Predictions, truth: Mapping, people: Mapping
+) -> list[tuple]:
+    """(name, the paper's value, {protocol: Accuracy}) of each model or region, for figures.accuracies.
+
+    people: who is on the test images, under the protocols whose intervals are taken over people.
+    """
     return [
         (
             name,
             quoted,
-            {p: evaluation.accuracy(of[name], truth[p]) for p, of in predicted.items() if name in of},
+            {p: evaluation.accuracy(of[name], truth[p], people.get(p)) for p, of in predicted.items() if name in of},
         )
         for name, quoted in names.items()
     ]
 
 
-def table5_rows(predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
-    """Table 5 and, last, the linear SVM."""
-    return _compared({**paper.TABLE5, SVM: None}, predicted, truth)
+def table5_rows(predicted: Predictions, truth: Mapping[str, Tensor], people: Mapping) -> list[tuple]:
+    """Table 5 and, last, the linear SVM. people: as for `_compared`."""
+    return _compared({**paper.TABLE5, SVM: None}, predicted, truth, people)
 
 
-def table6_rows(predicted: Predictions, truth: Mapping[str, Tensor]) -> list[tuple]:
-    """Table 6."""
-    return _compared(paper.TABLE6, predicted, truth)
+def table6_rows(predicted: Predictions, truth: Mapping[str, Tensor], people: Mapping) -> list[tuple]:
+    """Table 6. people: as for `_compared`."""
+    return _compared(paper.TABLE6, predicted, truth, people)
 
 
 def frame(rows: list[tuple], first: str) -> pd.DataFrame:

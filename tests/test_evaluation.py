@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import accuracy_score
 from torch import nn
 
@@ -82,6 +83,33 @@ def test_comparison_is_the_exact_mcnemar_test():
     assert same.p == 1 and str(same).startswith("no difference shown")
     with pytest.raises(ValueError, match="the same"):
         evaluation.compare(a, b[1:])
+
+
+def test_an_interval_over_people_is_wider_where_their_images_are_alike():
+    people = np.repeat(np.arange(40), 10)
+    alike, mixed = people < 30, np.tile(np.arange(10) < 7.5, 40)  # whole people right, or the same share of each
+    over, wilson = evaluation.over_people(alike, people), evaluation.wilson(300, 400)
+    assert (over.value, over.correct, over.n) == (0.75, 300, 400)
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 40)  # 40 independent answers, not 400
+    assert over.low == pytest.approx(0.75 - half, abs=0.02) and over.high == pytest.approx(0.75 + half, abs=0.02)
+    assert over.low < wilson.low and over.high > wilson.high
+    assert evaluation.over_people(mixed, people) == evaluation.wilson(320, 400)
+    assert evaluation.over_people(np.ones(9), np.arange(9)) == evaluation.wilson(9, 9)
+    assert evaluation.over_people([1, 0], ["a", "a"]) == evaluation.wilson(1, 2)
+    assert evaluation.accuracy(alike, np.ones(400, bool), people) == over == evaluation.over_people(alike, people)
+
+
+def test_people_are_compared_by_their_shares():
+    people = ["a", "a", "b", "c", "c", "d", "e", "f"]
+    a, b = [1, 1, 1, 1, 0, 1, 1, 1], [0, 1, 0, 0, 0, 0, 0, 0]
+    shares = np.array([0.5, 1, 0.5, 1, 1, 1])
+    assert evaluation.compare_people(a, b, people) == stats.wilcoxon(shares).pvalue
+    assert evaluation.compare_people(a, a, people) == 1
+
+
+def test_holm_is_the_step_down_of_bonferroni():
+    assert evaluation.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evaluation.holm([0.6, 0.9]).tolist() == [1, 1]
 
 
 def test_predictions_are_the_strongest_outputs():

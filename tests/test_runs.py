@@ -19,7 +19,7 @@ def home(tmp_path, monkeypatch):
 
 
 def write(home, **changes):
-    settings = dict(title="t", weights="w", celeba="c", ckplus="k", budget="quick", seed=0, people=False) | changes
+    settings = dict(title="t", weights="w", celeba="c", ckplus="k", budget="quick", seed=0) | changes
     text = "\n".join(f"{k}: {json.dumps(v)}" for k, v in settings.items())
     (home / "config" / "mine.yaml").write_text(text)
 
@@ -38,11 +38,17 @@ def test_a_changed_run_has_its_own_folders(home):
 
 
 def test_pictures_of_people_stay_out_of_the_committed_folder(home):
-    write(home, people=True)
-    run = runs.open_run("mine")
-    assert run.pictures == home / "out" / "runs" / "mine" / "figures"
-    write(home, people=False)
+    for real in ({}, {"celeba": "synthetic"}, {"ckplus": "synthetic"}):
+        write(home, **real)
+        assert runs.open_run("mine").pictures == home / "out" / "runs" / "mine" / "figures"
+    write(home, celeba="synthetic", ckplus="synthetic")
     assert runs.open_run("mine").pictures == home / "out" / "figures" / "mine"
+    assert runs.open_run("mine", ckplus="~/photographs").people
+
+
+def test_provenance_needs_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert runs.provenance()["commit"] == "not a git checkout"
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,17 @@ def test_every_notebook_takes_what_a_run_may_change(notebook):
 
 def test_a_fold_is_trained_again_only_for_what_decides_its_result():
     said = plan("--cores", "2", "--config", "run=embedded_folds")
-    for rule in ("celeba", "fold"):
-        needed = re.search(r"input: (.*)", said[said.index(f"rule {rule}:") :])[1].split(", ")
-        assert {"dualtl_lib/solver.py", "dualtl_lib/faces/splits.py", "config/embedded_folds.yaml"} <= set(needed)
+    inputs = re.findall(r"rule (celeba|fold):\n    input: (.*)\n    output: (.*)", said)
+    assert len(inputs) == 16
+    for _, needed, made in inputs:
+        needed = set(needed.split(", "))
+        assert {"dualtl_lib/solver.py", "dualtl_lib/faces/splits.py", "config/embedded_folds.yaml"} <= needed
+        assert "dualtl_lib/data/embedded.safetensors" in needed
         assert not any("explorer" in name or name.endswith(".ipynb") for name in needed)
-    assert "runs/embedded_folds/celeba.safetensors" in needed
+        assert ("runs/embedded_folds/celeba.safetensors" in needed) == ("-dual-" in made)
 
 
 def test_a_fold_on_the_printed_schedule_may_take_longer():
     said = plan("--cores", "2", "--config", "run=ckplus48_paper")
-    assert "runtime=240" in re.search(r"resources: (.*)", said[said.index("rule fold:") :])[1]
+    for rule, minutes in (("fold", 240), ("celeba", 1440), ("notebook_alone", 1440)):
+        assert f"runtime={minutes}" in re.search(r"resources: (.*)", said[said.index(f"rule {rule}:") :])[1]

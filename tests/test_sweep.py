@@ -143,6 +143,16 @@ def test_folds_of_different_settings_are_not_pooled(tmp_path, monkeypatch):
         folds.answers(run)
 
 
+def test_a_fold_of_another_split_is_not_pooled_but_done_again(small):
+    job = Job("people", "peaks", "single", 0, 1)
+    before = json.loads(folds.do(small, job).read_text())
+    three = dataclasses.replace(small, sweep=small.sweep | {"folds": 3})
+    with pytest.raises(ValueError, match=r"fold1.json: expected a fold of .*'folds': 3.*found .*'folds': 2"):
+        folds.answers(three, [job])
+    again = json.loads(folds.do(three, job).read_text())
+    assert len(again["test"]) < len(before["test"]) and len(folds.answers(three, [job])) == 2 * len(again["test"])
+
+
 def test_only_a_job_of_the_sweep_is_done(small):
     for name in ("people-peaks-dual-seed0-fold3", "people-peaks-dual-seed0-fold0", "random-all-random-seed0-fold1"):
         with pytest.raises(ValueError, match=rf"no job {name}; its sweep has random-all-single-seed0-fold1"):

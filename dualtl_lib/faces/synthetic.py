@@ -8,7 +8,6 @@ import csv
 import json
 import multiprocessing
 import os
-import shutil
 import struct
 import sys
 import tempfile
@@ -329,24 +328,35 @@ def _write_folder(root, settings: dict, write) -> Path:
     """Call write(folder) on a folder beside root, then put it in root's place, unless root has the same already."""
     root = Path(root)
     stamp = settings | {"content": TITLE, "version": VERSION}
-    stands = root / STAMP
-    if stands.exists() and json.loads(stands.read_text()) == stamp:
+    if _has(root, stamp):
         return root
-    if root.exists() and any(root.iterdir()) and not stands.exists():
-        raise FileExistsError(f"{root}: holds files that are not synthetic faces; name a new or empty folder")
     root.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-    try:
-        folder.chmod(0o755)
-        write(folder)
-        (folder / "README.txt").write_text(_readme(settings))
-        (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        if root.exists():
-            shutil.rmtree(root)
-        os.replace(folder, root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.", ignore_cleanup_errors=True) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        new.mkdir()
+        write(new)
+        (new / "README.txt").write_text(_readme(settings))
+        (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        try:
+            os.rename(new, root)  # fails where root holds a set: an old one, or another process's, with its readers
+        except OSError:
+            if not _has(root, stamp):
+                os.rename(root, old)  # deleted only when the new one is in its place: root is never half there
+                os.rename(new, root)
     return root
+
+
+def _has(root: Path, stamp: dict) -> bool:
+    """Whether root is the whole set of this stamp. Raises FileExistsError if it holds anything not written here."""
+    try:
+        names = os.listdir(root)
+        if STAMP in names:
+            return json.loads((root / STAMP).read_text()) == stamp
+    except FileNotFoundError:  # also where another process moves root away just now
+        return False
+    if names:
+        raise FileExistsError(f"{root}: holds files that are not synthetic faces; name a new or empty folder")
+    return False
 
 
 def _readme(settings: dict) -> str:
@@ -362,7 +372,7 @@ def _readme(settings: dict) -> str:
 
 def _in_parallel(work, jobs: list[tuple], workers: int | None, title: str) -> list:
     """[work(*job) for job in jobs], in processes and with a progress bar."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
     if workers > 1:
         size = 16
         batches = [jobs[k : k + size] for k in range(0, len(jobs), size)]
