@@ -18,9 +18,15 @@ from .faces import splits
 def parts(run: runs.Run, job: sweep.Job) -> tuple[faces.CKPlus, splits.Split]:
     """A job's faces and how they are split."""
     data = materials.ckplus(run)
-    data = data.without("neutral") if job.classes == "peaks" else data
+    if job.classes == "peaks":
+        if "neutral" not in data.classes:
+            raise ValueError(
+                "classes: peaks leaves neutral out, which these faces have not: write classes: [all] in sweep"
+            )
+        data = data.without("neutral")
     if job.protocol == "random":
         return data, splits.random(data, job.seed)[0]
+    materials.check_people(data)
     return data, splits.people(data, folds=run.sweep["folds"], seed=job.seed)[job.fold - 1]
 
 

@@ -6,6 +6,7 @@ Synthetic faces are written at the first call, under runs/data/, and shared by a
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -164,8 +165,24 @@ def accelerated(model, device: torch.device | None = None):
 
 
 def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
-    """The paper's protocol, images at random, and the first of five folds with people kept apart."""
+    """The paper's protocol, images at random, and the first of five folds with people kept apart.
+
+    Raises ValueError where nobody knows who is on the images, or there is one class only.
+    """
+    check_people(data)
+    if len(data.classes) < 2:
+        raise ValueError(f"expected two classes or more to tell apart, found {', '.join(data.classes)}")
     return {"random": splits.random(data, run.seed)[0], "people": splits.people(data, folds=FOLDS, seed=run.seed)[0]}
+
+
+def check_people(data: faces.CKPlus) -> None:
+    """Raises ValueError where no picture's name names a person, so that keeping people apart would mean nothing."""
+    if np.array_equal(data.people, data.files):
+        raise ValueError(
+            f"none of {len(data)} pictures ({data.files[0]}, …) names a person, so people cannot be kept apart: a "
+            "line person: '…' in the run's config is the pattern that finds the person in a picture's name, "
+            "such as '^[a-z]+'; where each picture is of another person, person: '.+'"
+        )
 
 
 def truth(data: faces.CKPlus, by_protocol: dict[str, splits.Split]) -> dict[str, Tensor]:

@@ -81,6 +81,16 @@ class Run:
         return self.path / "figures" if self.people else self.figures
 
     @property
+    def written(self) -> str:
+        """Where a notebook's files go, in words."""
+        return f"figures/{self.name}" + f", pictures to runs/{self.name}/figures" * self.people
+
+    @property
+    def celeba_title(self) -> str:
+        """What the attributes' faces are called: they may be drawn where those of the expressions are real."""
+        return "synthetic faces" if self.celeba == "synthetic" else self.title
+
+    @property
     def config(self) -> str:
         """The name of its file in config/."""
         return self.name.partition(",")[0]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from . import runs
 
-COLUMNS = {"item": "figure or table", "paper": "paper", "measured": "measured", "file": "written to figures/"}
+COLUMNS = {"item": "figure or table", "paper": "paper", "measured": "measured", "file": "file"}
 
 
 def table(run: runs.Run) -> pd.DataFrame:
@@ -25,4 +25,14 @@ def text(run: runs.Run) -> str:
     """The table as printed at the end of `make reproduce`."""
     padded = table(run).apply(lambda column: column.str.ljust(max(column.str.len().max(), len(column.name))))
     body = padded.to_string(index=False, justify="left")
-    return f"Run {run.name!r}, measured on {run.title}.\n\n{body}\n"
+    title = f"Run {run.name!r}, measured on {run.title}"
+    title += f", attributes on {run.celeba_title}" * (run.celeba_title != run.title)
+    missing = [name for name in notebooks() if not (run.figures / f"{name}.json").exists()]
+    lacks = f"\nNot run yet: {', '.join(missing)}." * bool(missing)
+    return f"{title}. Written to {run.written}.{lacks}\n\n{body}\n"
+
+
+def notebooks() -> list[str]:
+    """Those that add to the table."""
+    listed = sorted(path.stem for path in (runs.HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return [name for name in listed if name not in ("00_start_here", "09_explorer")]

@@ -49,9 +49,11 @@ def jobs(run: runs.Run) -> list[Job]:
     """
     if not run.sweep:
         return []
-    expected = {**CHOICES, "seed": "a list of numbers", "folds": "a number"}
+    expected = {**CHOICES, "seed": "a list of whole numbers", "folds": "a whole number from 2 on"}
     lists = [run.sweep.get(key) for key in (*CHOICES, "seed")]
     right = run.sweep.keys() == expected.keys() and all(isinstance(found, list) for found in lists)
+    right = right and type(run.sweep["folds"]) is int and run.sweep["folds"] >= 2
+    right = right and all(type(seed) is int for seed in run.sweep["seed"])
     if not right or any(v not in known for k, known in CHOICES.items() for v in run.sweep[k]):
         raise ValueError(f"config of run {run.name!r}: sweep needs {expected}; found {run.sweep}")
     listed = itertools.product(*(run.sweep[key] for key in ("protocol", "classes", "start", "seed")))

@@ -1,9 +1,10 @@
-"""What a run is made of: the face that notebooks show."""
+"""What a run is made of: the face that notebooks show, and who is on the images."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dualtl_lib import materials
+from dualtl_lib import faces, folds, materials, sweep
 
 
 class Named:
@@ -27,3 +28,40 @@ def test_the_face_shown_is_of_the_expression_or_where_there_is_none_of_the_last_
     assert materials.example(Named("awake", "bored"), "surprise") == [1]
     with pytest.raises(ValueError, match="no class 'suprise'"):
         materials.example(Named("awake", "bored"), "suprise")
+
+
+def own_faces(folder, classes, monkeypatch):
+    """Twelve pictures of three people in each class, named anna-0.png, …"""
+    monkeypatch.setenv("DUALTL_CACHE", str(folder / "cache"))
+    for k, name in enumerate(classes):
+        (folder / "own" / name).mkdir(parents=True)
+        for i in range(12):
+            picture = np.full((40, 40), 20 * k + i, np.uint8)
+            Image.fromarray(picture).save(folder / "own" / name / f"{('anna', 'bob', 'eve')[i % 3]}-{i}.png")
+    return folder / "own"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_people_are_kept_apart_only_where_they_are_known(tmp_path, monkeypatch):
+    root = own_faces(tmp_path, ("awake", "bored"), monkeypatch)
+    with pytest.raises(ValueError, match=r"none of 24 pictures \(awake/anna-0.png, .*person: '…'.*'\^\[a-z\]\+'"):
+        materials.protocols(None, faces.CKPlus(root))
+    for pattern, count in (("^[a-z]+", 3), (".+", 12)):
+        data = faces.CKPlus(root, person=pattern)
+        materials.check_people(data)
+        assert len(set(data.people)) == count
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_class_cannot_be_told_apart(tmp_path, monkeypatch):
+    data = faces.CKPlus(own_faces(tmp_path, ("awake",), monkeypatch), person="^[a-z]+")
+    with pytest.raises(ValueError, match="two classes or more to tell apart, found awake"):
+        materials.protocols(None, data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_faces_without_neutral_have_no_peaks(tmp_path, monkeypatch):
+    data = faces.CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
+    monkeypatch.setattr(materials, "ckplus", lambda run: data)
+    with pytest.raises(ValueError, match=r"peaks leaves neutral out.*write classes: \[all\] in sweep"):
+        folds.parts(None, sweep.Job("people", "peaks", "single", 0, 1))

@@ -150,6 +150,9 @@ def test_a_run_says_what_makes_it(home):
 def test_the_closing_table_gathers_notebooks_in_order(home):
     write(home)
     run = runs.open_run("mine")
+    (home / "notebooks").mkdir()
+    for name in ("00_start_here", "02_a", "02_c", "08_b", "09_explorer"):
+        (home / "notebooks" / f"{name}.ipynb").touch()
     with pytest.raises(FileNotFoundError, match="make reproduce RUN=mine"):
         summary.table(run)
     run.save_results("08_b", [{"item": "Table 6", "paper": "59.0 %", "measured": "m", "file": "table6.csv"}])
@@ -157,5 +160,7 @@ def test_the_closing_table_gathers_notebooks_in_order(home):
     table = summary.table(run)
     assert table["figure or table"].tolist() == ["Fig. 4", "Table 6"]
     assert table["paper"].tolist() == ["", "59.0 %"]
-    assert "measured on t" in summary.text(run)
+    said = summary.text(run)
+    assert said.startswith("Run 'mine', measured on t. Written to figures/mine, pictures to runs/mine/figures.")
+    assert "Not run yet: 02_c.\n" in said
     assert json.loads((run.figures / "02_a.json").read_text())["provenance"]["versions"]["torch"]

@@ -36,7 +36,18 @@ def test_a_wrong_job_says_how_jobs_are_written(name):
         sweep.parse(name)
 
 
-@pytest.mark.parametrize("change", [{"start": ["tripled"]}, {"fold": 3}, {"seed": 0}, {"start": "dual"}])
+WRONG = [
+    {"start": ["tripled"]},
+    {"start": "dual"},
+    {"fold": 3},
+    {"folds": "3"},
+    {"folds": 1},
+    {"seed": 0},
+    {"seed": ["a"]},
+]
+
+
+@pytest.mark.parametrize("change", WRONG)
 def test_a_wrong_sweep_is_refused(tmp_path, monkeypatch, change):
     run = run_with(tmp_path, monkeypatch, sweep=LISTS | change)
     with pytest.raises(ValueError, match=r"sweep needs .*random.*single.*dual"):
@@ -124,7 +135,7 @@ def test_what_is_done_is_pooled_and_compared_where_both_starts_were_asked(tmp_pa
 
 
 def test_every_seed_is_pooled_by_itself(tmp_path, monkeypatch):
-    lists = dict(protocol=["random"], classes=["all"], start=["dual"], seed=[0, 7], folds=1)
+    lists = dict(protocol=["random"], classes=["all"], start=["dual"], seed=[0, 7], folds=2)
     run = run_with(tmp_path, monkeypatch, sweep=lists)
     for seed in (0, 7):
         written(run, Job("random", "all", "dual", seed, 1), np.arange(10) < 9 - seed, ["a"] * 10)
@@ -135,7 +146,7 @@ def test_every_seed_is_pooled_by_itself(tmp_path, monkeypatch):
 
 
 def test_folds_of_different_settings_are_not_pooled(tmp_path, monkeypatch):
-    lists = dict(protocol=["random"], classes=["all"], start=["single", "dual"], seed=[0], folds=1)
+    lists = dict(protocol=["random"], classes=["all"], start=["single", "dual"], seed=[0], folds=2)
     run = run_with(tmp_path, monkeypatch, sweep=lists)
     for job, recipes in zip(sweep.jobs(run), ("quick", "paper"), strict=True):
         written(run, job, np.arange(10) < 9, ["a"] * 10, recipes=recipes)

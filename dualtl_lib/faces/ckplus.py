@@ -254,8 +254,8 @@ def _named(root: Path, files: list[Path], label: str, pattern: re.Pattern, findi
         who = _who(match) if match else ""
         if not who:
             findings.add(
-                f"no person ({pattern.pattern}) in the name, so each is a person of its own; give the pattern that "
-                "finds one with person=…, or in a run's config with person:",
+                f"no person ({pattern.pattern}) in the name, so each is a person of its own; person=…, in a run's "
+                "config a line person: …, is the pattern that finds one",
                 file,
             )
         sequence, frame = (f"{parts[1]}/{parts[2]}", int(parts[3])) if parts else (file, 0)
