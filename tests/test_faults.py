@@ -29,7 +29,7 @@ NOTICES = {
     "02_bvlc_features": "measures.edge_agreement(projection",
     "00_start_here": "people[faces.of_class(name)]",
     "03_first_transfer": "training.moved(",
-    "08_occlusion": "of the picture black",
+    "08_occlusion": "occlusion.mask(region)",
 }
 FAULTS = {
     "a wrong switch": Fault(
