@@ -236,13 +236,13 @@ def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
     return convolutions, others
 
 
-def whole_layer(trunk: Trunk, device, quick: bool) -> None:
+def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images; what cannot be done without is taken in the same turns."""
     plain = Straightforward(trunk).to(device)
     exact = doubled(trunk)
     plain_exact = Straightforward(exact).double().to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
-           "MFLOP straightforward", "MFLOP reconstruct", "convolutions alone, ms", "ratio at most",
+           "MFLOP straightforward", "MFLOP reconstruct", "of peak", "convolutions alone, ms", "ratio at most",
            "all operations alone, ms", "ratio at most")  # fmt: skip
     for n in (1, 4 if quick else 64):
         images = pictures(n).to(device)
@@ -268,8 +268,8 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
             straight = operations(lambda: plain(images, layer)) / n
             row(layer, str(n), f"{1e3 * theirs:.1f}", f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}",
                 f"{1e3 * again:.1f}", f"{theirs / again:.1f}", f"{straight / 1e6:.0f}", f"{work / 1e6:.0f}",
-                f"{1e3 * least:.1f}", f"{theirs / least:.1f}", f"{1e3 * (least + rest):.1f}",
-                f"{theirs / (least + rest):.1f}")  # fmt: skip
+                f"{work / ours / rate:.0%}", f"{1e3 * least:.1f}", f"{theirs / least:.1f}",
+                f"{1e3 * (least + rest):.1f}", f"{theirs / (least + rest):.1f}")  # fmt: skip
 
 
 def slider(trunk: Trunk, device) -> None:
@@ -352,7 +352,7 @@ def main() -> None:
     print(f"{asked.weights} weights, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"matrix product {rate / 1e9:.0f} GFLOP/s")  # fmt: skip
     each_neuron(trunk, device, rate, asked.quick)
-    whole_layer(trunk, device, asked.quick)
+    whole_layer(trunk, device, rate, asked.quick)
     slider(trunk, device)
     galleries(trunk, device, rate, asked.quick)
 

@@ -79,10 +79,8 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
 
 def made_of(run: runs.Run) -> dict:
     """What of a run's settings decides a fold's faces, split and start."""
-    return {
-        "folds": run.sweep["folds"],
-        **{key: getattr(run, key) for key in ("weights", "celeba", "ckplus", "person")},
-    }
+    settings = ("weights", "celeba", "ckplus", "person", "crop")
+    return {"folds": run.sweep["folds"], **{key: getattr(run, key) for key in settings}}
 
 
 def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
@@ -170,8 +168,7 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
         right = group.pivot(index=["image", "person"], columns="start", values="right")
         for start in right:
             said = right[start].dropna()
-            people = said.index.get_level_values("person") if protocol == "people" else None
-            accuracy = evaluation.accuracy(said.astype(bool), np.ones(len(said), bool), people)
+            accuracy = _share(said, said.index.get_level_values("person"), protocol)
             row = {
                 "seed": seed,
                 "protocol": tables.PROTOCOLS[protocol],
@@ -191,6 +188,15 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _share(right: pd.Series, people, protocol: str) -> evaluation.Accuracy:
+    """The share of right answers to images of these people, with the protocol's interval."""
+    return (
+        evaluation.over_people(right, people)
+        if protocol == "people"
+        else evaluation.wilson(int(right.sum()), len(right))
+    )
+
+
 def table6(found: pd.DataFrame) -> pd.DataFrame:
     """Table 6 over all folds: a row per region; the paper's value, and under each protocol, class set and seed ours."""
     covered = found[(found.model == tables.FIG14) & (found.start == "dual")]
@@ -202,8 +208,7 @@ def table6(found: pd.DataFrame) -> pd.DataFrame:
         ):
             name = tables.PROTOCOLS[protocol] + ("" if classes == "all" else ", without neutral")
             name += f", seed {seed}" if covered.seed.nunique() > 1 else ""
-            people = group.person if protocol == "people" else None
-            row[name] = str(evaluation.accuracy(group.right, np.ones(len(group), bool), people))
+            row[name] = str(_share(group.right, group.person, protocol))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dualtl_lib import runs
+from dualtl_lib.caffenet import CAFFENET, Trunk
 
 torch.set_num_threads(1)  # two tests run at a time
 
@@ -18,6 +19,16 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs real weights and faces: no folder {root.name!r} at DUALTL_DATA")
     return root
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Trunk:
+    """conv1 and conv2 with random weights, larger than BVLC's fillers so that neurons are active."""
+    torch.manual_seed(0)
+    trunk = Trunk(CAFFENET[:2])
+    for layer in trunk.layers:
+        torch.nn.init.normal_(trunk.get_submodule(layer.name).weight, std=0.05)
+    return trunk
 
 
 @pytest.fixture

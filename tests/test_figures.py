@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dualtl_lib import evaluation, figures, paper, tables
-from dualtl_lib.caffenet import CAFFENET, Trunk
 from dualtl_lib.deconvnet import Deconvnet
 
 
@@ -14,15 +13,6 @@ from dualtl_lib.deconvnet import Deconvnet
 def closed():
     yield
     plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def trunk():
-    torch.manual_seed(0)
-    trunk = Trunk(CAFFENET[:2])
-    for layer in trunk.layers:  # larger than BVLC's fillers, so that neurons are active
-        torch.nn.init.normal_(trunk.get_submodule(layer.name).weight, std=0.05)
-    return trunk
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +31,8 @@ def test_light_is_cut_at_zero_and_at_the_peak():
     assert figures.brightest(projection) == pytest.approx(4, rel=0.01)
 
 
-def test_panels_are_the_projections_that_their_titles_name(trunk, images):
-    now, before = Deconvnet(trunk), Deconvnet(trunk, variant="guided")
+def test_panels_are_the_projections_that_their_titles_name(shallow, images):
+    now, before = Deconvnet(shallow), Deconvnet(shallow, variant="guided")
     fig, shown = figures.projections(paper.figure(10), images[:1], now, before)
     assert torch.equal(shown["d"], now.reconstruct(images[:1], "conv2", maps=[19])[0])
     assert torch.equal(shown["h"], before.reconstruct(images[:1], "conv2", top=1)[0])
@@ -52,12 +42,12 @@ def test_panels_are_the_projections_that_their_titles_name(trunk, images):
         figures.projections(paper.figure(10), images[:1], now)
 
 
-def test_an_empty_panel_says_whether_the_map_was_silent(trunk, images):
-    net = Deconvnet(trunk, variant="zeiler")
+def test_an_empty_panel_says_whether_the_map_was_silent(shallow, images):
+    net = Deconvnet(shallow, variant="zeiler")
     said = {}
     for name, weight in (("silent", -1.0), ("lost", 1.0)):
         with torch.no_grad():
-            conv = trunk.conv1
+            conv = shallow.conv1
             kept = conv.weight[0].clone(), conv.bias[0].clone()
             conv.weight[0], conv.bias[0] = 0, weight  # the map answers to the bias alone: nothing goes back
             fig, _ = figures.projections(paper.figure(4), images[:1], net)
@@ -66,9 +56,9 @@ def test_an_empty_panel_says_whether_the_map_was_silent(trunk, images):
     assert said == {"silent": ["no neuron of it is active"], "lost": ["nothing of it reaches the pixels"]}
 
 
-def test_covered_faces_share_the_scale_of_the_uncovered(trunk, images):
+def test_covered_faces_share_the_scale_of_the_uncovered(shallow, images):
     covered = {"none": images[:1], "cheeks and forehead": images[1:2]}
-    fig, shown = figures.occlusion_pairs(covered, Deconvnet(trunk), "conv1", 10, "")
+    fig, shown = figures.occlusion_pairs(covered, Deconvnet(shallow), "conv1", 10, "")
     assert titles(fig) == [
         "(a) nothing covered", "(b) conv1, top 10 of each map",
         "(c) cheeks, forehead covered", "(d) conv1, top 10 of each map",
@@ -78,16 +68,16 @@ def test_covered_faces_share_the_scale_of_the_uncovered(trunk, images):
 
 
 @pytest.mark.parametrize("chosen", [{"conv1": 4}, {"conv1": 4, "conv2": 200}])
-def test_a_gallery_has_a_column_for_each_layer(trunk, images, chosen):
+def test_a_gallery_has_a_column_for_each_layer(shallow, images, chosen):
     many = images.repeat(3, 1, 1, 1)
-    fig = figures.gallery(Deconvnet(trunk), many, chosen, "")
+    fig = figures.gallery(Deconvnet(shallow), many, chosen, "")
     assert titles(fig)[: len(chosen)] == [f"{layer}, map {number}" for layer, number in chosen.items()]
 
 
-def test_filters_are_numbered_as_the_paper_counts(trunk):
-    fig = figures.filters(trunk, "")
+def test_filters_are_numbered_as_the_paper_counts(shallow):
+    fig = figures.filters(shallow, "")
     assert titles(fig) == [str(n) for n in range(1, 97)]
-    first = trunk.transform.to_rgb(trunk.conv1.weight.detach())[0].permute(1, 2, 0)
+    first = shallow.transform.to_rgb(shallow.conv1.weight.detach())[0].permute(1, 2, 0)
     assert np.allclose(fig.axes[0].images[0].get_array(), 0.5 + 0.5 * first / first.abs().max())
 
 

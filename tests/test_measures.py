@@ -7,7 +7,6 @@ import torch
 from scipy import stats
 
 from dualtl_lib import measures, occlusion, paper, tables
-from dualtl_lib.caffenet import CAFFENET, Trunk
 from dualtl_lib.deconvnet import Deconvnet
 
 EDGES, ALONE, PARTS = measures.EDGES, measures.ALONE, measures.PARTS
@@ -16,15 +15,6 @@ EDGES, ALONE, PARTS = measures.EDGES, measures.ALONE, measures.PARTS
 @pytest.fixture(scope="module")
 def images():
     return torch.randint(0, 256, (6, 3, 227, 227), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def trunk():
-    torch.manual_seed(0)
-    trunk = Trunk(CAFFENET[:2])
-    for layer in trunk.layers:  # larger than BVLC's fillers, so that neurons are active
-        torch.nn.init.normal_(trunk.get_submodule(layer.name).weight, std=0.05)
-    return trunk
 
 
 def test_a_picture_agrees_with_itself_and_with_its_brighter_self(images):
@@ -61,14 +51,14 @@ def test_an_interval_is_students():
     assert measures.interval(values[:1]) == "0.10"
 
 
-def test_a_network_is_not_changed_against_itself(trunk, images):
-    table = measures.change(Deconvnet(trunk), Deconvnet(trunk), images, ["conv1", "conv2"])
+def test_a_network_is_not_changed_against_itself(shallow, images):
+    table = measures.change(Deconvnet(shallow), Deconvnet(shallow), images, ["conv1", "conv2"])
     assert (table[f"{EDGES}, before"] == table[f"{EDGES}, now"]).all() and (table[f"{PARTS}, p"] == 1).all()
     assert measures.change_row(table, "conv2").count("no difference shown (p=1)") == 2
 
 
-def test_change_and_depth_compare_the_means_of_each_layer(trunk, images):
-    net, other = Deconvnet(trunk), Deconvnet(trunk, variant="guided")
+def test_change_and_depth_compare_the_means_of_each_layer(shallow, images):
+    net, other = Deconvnet(shallow), Deconvnet(shallow, variant="guided")
     by_layer = measures.by_layer({"a": net, "b": other}, images).set_index(["weights", "layer"])
     one = measures.of_layer(net, images, "conv1"), measures.of_layer(net, images, "conv2")
     assert by_layer.loc[("a", "conv2"), PARTS] == pytest.approx(one[1][PARTS].mean())
@@ -93,10 +83,10 @@ def test_words_say_which_steps_are_shown():
     assert measures.change_row(pd.DataFrame([row]), "conv2") == said
 
 
-def test_departures_are_relative_differences_of_the_picture(trunk, images):
-    found = measures.departures(trunk, images[:2]).set_index("layer")
-    ours = Deconvnet(trunk).reconstruct(images[:2], "conv2").flatten(1)
-    theirs = Deconvnet(trunk, lrn="gradient").reconstruct(images[:2], "conv2").flatten(1)
+def test_departures_are_relative_differences_of_the_picture(shallow, images):
+    found = measures.departures(shallow, images[:2]).set_index("layer")
+    ours = Deconvnet(shallow).reconstruct(images[:2], "conv2").flatten(1)
+    theirs = Deconvnet(shallow, lrn="gradient").reconstruct(images[:2], "conv2").flatten(1)
     expected = ((theirs - ours).norm(dim=1) / ours.norm(dim=1)).mean()
     assert found.loc["conv2", "normalization by its gradient"] == pytest.approx(float(expected))
     assert (found["bias not subtracted (eq. 9)"] == 0).all()  # these biases are 0
