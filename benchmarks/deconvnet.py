@@ -3,7 +3,7 @@
 One process, one run, the same weights, images and neurons for all that are compared; results are compared before
 anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
 FlopCounterMode (a multiplication and an addition are two). "of peak" is their rate over that of a 1024 x 1024 float32
-matrix product, measured here (on a GPU, 8192 x 8192).
+matrix product (on a GPU, 8192 x 8192), taken in the same turns.
 """
 
 # ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
@@ -50,11 +50,11 @@ def operations(call) -> int:
     return counter.get_total_flops()
 
 
-def peak(device) -> float:
-    """Operations a second of a matrix product."""
+def product(device) -> tuple:
+    """A float32 matrix product as a call, and its operations."""
     side = 1024 if device.type == "cpu" else 8192
     a = torch.randn(side, side, device=device)
-    return 2 * side**3 / seconds(device, 9, lambda: a @ a)[0]
+    return partial(torch.mm, a, a), 2 * side**3
 
 
 def pictures(n: int) -> torch.Tensor:
@@ -171,11 +171,11 @@ def header(*names: str) -> None:
     print("|" + "---|" * len(names), flush=True)
 
 
-def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
+def each_neuron(trunk: Trunk, device, quick: bool) -> None:
     """(1) The strongest neuron of every map, each on its own."""
     image = pictures(1).to(device)
     ours = Deconvnet(trunk, "zeiler", lrn="gradient", start="one")
-    net, hooked = modules(trunk), modules(trunk, DeconvReLU)
+    net, hooked, (peak, square) = modules(trunk), modules(trunk, DeconvReLU), product(device)
     x = trunk.transform(image)
     header("layer", "Captum, ms a neuron", "batch of 32, ms", "crops, ms", "Captum / crops", "batch / crops",
            "MFLOP whole", "MFLOP crops", "of peak", "paper's variant, ms")  # fmt: skip
@@ -197,15 +197,15 @@ def each_neuron(trunk: Trunk, device, rate: float, quick: bool) -> None:
         batch = neurons[:32].to(device)
         same(patches.paste(range(32)), trunk.transform.to_rgb(whole_batch(hooked, x, stop, batch)))
         paper = Deconvnet(trunk)
-        times = seconds(device, 1 if quick else 10, lambda: [captum(k) for k in some],
+        *times, most = seconds(device, 1 if quick else 10, lambda: [captum(k) for k in some],
                         lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
-                        lambda: paper.reconstruct_each(image, layer))  # fmt: skip
+                        lambda: paper.reconstruct_each(image, layer), peak)  # fmt: skip
         counts = len(some), len(batch), len(neurons), len(neurons)
         theirs, batched, mine, papers = (t / n for t, n in zip(times, counts, strict=True))
         work = operations(lambda: ours.reconstruct_each(image, layer)) / len(neurons)
         full = operations(lambda: whole_batch(hooked, x, stop, batch)) / 32
         row(layer, f"{1e3 * theirs:.1f}", f"{1e3 * batched:.1f}", f"{1e3 * mine:.3f}", f"{theirs / mine:.0f}",
-            f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine / rate:.0%}",
+            f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine * most / square:.0%}",
             f"{1e3 * papers:.3f}")  # fmt: skip
 
 
@@ -236,9 +236,9 @@ def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
     return convolutions, others
 
 
-def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
+def whole_layer(trunk: Trunk, device, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images; what cannot be done without is taken in the same turns."""
-    plain = Straightforward(trunk).to(device)
+    plain, (peak, square) = Straightforward(trunk).to(device), product(device)
     exact = doubled(trunk)
     plain_exact = Straightforward(exact).double().to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
@@ -262,13 +262,15 @@ def whole_layer(trunk: Trunk, device, rate: float, quick: bool) -> None:
                 lambda: [net.reconstruct(images[:1], layer) for _ in range(n)],
                 lambda: [call() for _ in range(n) for call in convolutions],
                 lambda: [call() for _ in range(n) for call in others],
+                peak,
             )  # fmt: skip
+            *taken, most = taken
             theirs, ours, again, least, rest = (t / n for t in taken)
             work = operations(cold) / n
             straight = operations(lambda: plain(images, layer)) / n
             row(layer, str(n), f"{1e3 * theirs:.1f}", f"{1e3 * ours:.1f}", f"{theirs / ours:.1f}",
                 f"{1e3 * again:.1f}", f"{theirs / again:.1f}", f"{straight / 1e6:.0f}", f"{work / 1e6:.0f}",
-                f"{work / ours / rate:.0%}", f"{1e3 * least:.1f}", f"{theirs / least:.1f}",
+                f"{work / ours * most / square:.0%}", f"{1e3 * least:.1f}", f"{theirs / least:.1f}",
                 f"{1e3 * (least + rest):.1f}", f"{theirs / (least + rest):.1f}")  # fmt: skip
 
 
@@ -295,7 +297,7 @@ def slider(trunk: Trunk, device) -> None:
         row(layer, *(f"{1e3 * s:.1f}" for s in seconds(device, 5, *calls, new)))
 
 
-def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
+def galleries(trunk: Trunk, device, quick: bool) -> None:
     """(3) The 9 strongest patches of every map over a data set, with their projections.
 
     What grows with the data set is looking at each image once; projecting what was found does not.
@@ -326,7 +328,9 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
             neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))
             same(found.patches[m, 0], net.project(*neuron).patches[0].cpu())
             same(Deconvnet(exact, **variant).project(*neuron).paste()[0], captum(m, i, r, c, exact))
-    looked, theirs = seconds(device, 1 if quick else 3, look, lambda: [captum(*neuron) for neuron in some])
+    peak, square = product(device)
+    turns = look, lambda: [captum(*neuron) for neuron in some], peak
+    looked, theirs, most = seconds(device, 1 if quick else 3, *turns)
     looked, theirs = looked / 50 * len(images), theirs / len(some) * found.images.numel()
     work = operations(lambda: look(1))
     header("gallery", "images", "projections", "seconds", "images a minute", "looking, s", "projecting, s",
@@ -334,7 +338,7 @@ def galleries(trunk: Trunk, device, rate: float, quick: bool) -> None:
     row(layer, str(len(images)), str(found.images.numel()), f"{taken:.1f}", f"{60 * len(images) / taken:.0f}",
         f"{looked:.1f}", f"{taken - looked:.1f}", f"{theirs:.0f}", f"{theirs / (taken - looked):.0f}",
         f"{60 * len(images) / looked:.0f}", f"{work / 1e6:.0f}",
-        f"{work * len(images) / looked / rate:.0%}")  # fmt: skip
+        f"{work * len(images) / looked * most / square:.0%}")  # fmt: skip
     print(f"\nCaptum's time is that of {len(some)} neurons, scaled to all.")
 
 
@@ -348,13 +352,11 @@ def main() -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     trunk = weights.load(asked.weights).to(device).requires_grad_(False)
-    rate = peak(device)
-    print(f"{asked.weights} weights, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-          f"matrix product {rate / 1e9:.0f} GFLOP/s")  # fmt: skip
-    each_neuron(trunk, device, rate, asked.quick)
-    whole_layer(trunk, device, rate, asked.quick)
+    print(f"{asked.weights} weights, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    each_neuron(trunk, device, asked.quick)
+    whole_layer(trunk, device, asked.quick)
     slider(trunk, device)
-    galleries(trunk, device, rate, asked.quick)
+    galleries(trunk, device, asked.quick)
 
 
 if __name__ == "__main__":
