@@ -225,7 +225,8 @@ def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
         x = record.pooled.contiguous(memory_format=torch.channels_last)
         if pool:
             others.append(partial(F.max_pool2d, conv, *pool[:3], ceil_mode=True, return_indices=True))
-            others.append(partial(last_winner, record.switches, pool, conv.shape[3]))
+            if i + 1 < len(stages):  # all neurons of the last stage start alike where they share a winner
+                others.append(partial(last_winner, record.switches, pool, conv.shape[3]))
             window = Window(*np.zeros((2, 1), int), *conv.shape[2:])
             others.append(partial(unpool, x, record.winners(window.width, slice(None)).unsqueeze(0), window))
         if norm and (norm_first or i + 1 < len(stages)):

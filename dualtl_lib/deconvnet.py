@@ -102,6 +102,7 @@ class Deconvnet:
         ValueError naming what is allowed.
         """
         self.trunk.layer(layer)
+        self._notice()
         found = [(self._records if remember else self._forward)(x, layer)[-1].pooled for x in self._single(images)]
         return torch.cat(found).contiguous()
 
@@ -122,13 +123,14 @@ class Deconvnet:
         first in map, row, column order is taken. Raises ValueError naming what is allowed.
         """
         self._check(layer, maps, top, top_of_layer, neuron)
+        some = any(choice is not None for choice in (maps, top, top_of_layer, neuron))
         out = []
         for image in self._single(images):
             records = self._records(image, layer)
             pooled = records[-1].pooled
-            chosen = choose(pooled[0], maps, top, top_of_layer, neuron)
+            chosen = choose(pooled[0], maps, top, top_of_layer, neuron) if some else None
             values = pooled if self.start == "activation" else torch.ones_like(pooled)
-            if chosen.count_nonzero() == 1:  # it touches only its receptive field
+            if some and chosen.count_nonzero() == 1:  # it touches only its receptive field
                 patch, seen, _ = self._each(records, *chosen.nonzero().cpu().T)
                 out.append(paste(patch, seen, records[0].size))
             else:
@@ -211,7 +213,6 @@ class Deconvnet:
 
     def _forward(self, image: Tensor, layer: str, switches: bool = False) -> list[Record]:
         """One image up to a layer."""
-        self._notice()
         depth = [l.name for l in self.trunk.layers].index(layer) + 1
         weight = self._stages[0].weight  # a trunk made double is computed in double
         x = self.trunk.transform(image.to(weight.device)).to(weight.dtype)

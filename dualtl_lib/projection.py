@@ -53,10 +53,8 @@ class Record(NamedTuple):
     pool: Pool | None
     kept: dict  # what follows from the switches and was asked for last
 
-    def last(self, chosen: Tensor | None = None) -> Tensor:
-        """Whether no later window, or no later one of the chosen, shares this one's winner: bool [C, U, V]."""
-        if chosen is not None:
-            return last_winner(self.switches, self.pool, self.conv.shape[3], chosen)
+    def last(self) -> Tensor:
+        """Whether no later window shares this one's winner: bool [C, U, V]."""
         if "last" not in self.kept:
             self.kept["last"] = last_winner(self.switches, self.pool, self.conv.shape[3])
         return self.kept["last"]
@@ -175,8 +173,8 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
     return records
 
 
-def last_winner(switches: Tensor, pool: Pool, columns: int, chosen: Tensor | None = None) -> Tensor:
-    """Whether no later chosen window, in row-major order, has the same winner; bool like switches [C, U, V].
+def last_winner(switches: Tensor, pool: Pool, columns: int) -> Tensor:
+    """Whether no later window, in row-major order, has the same winner; bool like switches [C, U, V].
 
     columns: of the map that was pooled; switches are row * columns + column.
     """
@@ -192,9 +190,8 @@ def last_winner(switches: Tensor, pool: Pool, columns: int, chosen: Tensor | Non
                 continue
             here = slice(0, height - down), slice(max(-right, 0), width - max(right, 0))
             there = slice(down, height), slice(max(right, 0), width - max(-right, 0))
-            other = switches[:, *here] != switches[:, *there]
             # Not &=, which would copy the slice onto itself once more.
-            last[:, *here].logical_and_(other if chosen is None else other | ~chosen[:, *there])
+            last[:, *here].logical_and_(switches[:, *here] != switches[:, *there])
     return last
 
 
@@ -307,19 +304,27 @@ class Projector:
         self.stages, self.rules = [first, *stages[1:]], rules
         self.weights = {}  # as `phases` of the maps in use, by (stage, first map, last map)
 
-    def whole(self, records: list[Record], values: Tensor, chosen: Tensor) -> Tensor:
+    def whole(self, records: list[Record], values: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Neurons of the last of `records`, together: [1, 3, H, W].
 
-        values: what each neuron starts with [1, C, U, V]; chosen: bool [C, U, V]. Only chosen ones are assigned.
+        values: what each neuron starts with [1, C, U, V], the same for those that share a winner; chosen: bool
+        [C, U, V], None for all.
         """
         at = len(records) - 1
-        stage, record = self.stages[at], records[at]
-        if stage.pool and self.rules.assign:
-            chosen = record.last() if chosen.all() else chosen & record.last(chosen)
-        y = values * chosen
+        record, maps = records[at], slice(0, values.shape[1])
         origin = np.zeros(1, dtype=np.int64)
-        window = Window(origin, origin, *y.shape[2:])
-        x, window = self._unpooled(records, at, y, window, slice(0, y.shape[1]))
+        window = Window(origin, origin, *record.conv.shape[2:])
+        if record.pool:
+            places, values = record.winners(window.width, maps), values[0]
+            # All in the order they lie in memory.
+            places, values = (t.permute(1, 2, 0).flatten() if chosen is None else t[chosen] for t in (places, values))
+            u = values.new_zeros(record.conv.numel())
+            # Whichever of those that share a winner is the last, it writes the same.
+            (u.index_copy_ if self.rules.assign else u.index_add_)(0, places, values)
+            u = u.view(1, window.height, window.width, -1).permute(0, 3, 1, 2)
+        else:
+            u = values.clone() if chosen is None else values * chosen
+        x, window = self._convolved(records, at, u, window, maps)
         return paste(x, window, records[0].size)
 
     def each(self, records: list[Record], values: Tensor, maps: Tensor, rows: Tensor, columns: Tensor):
@@ -349,7 +354,6 @@ class Projector:
         if stage.norm and stage.norm_first and self.rules.lrn:  # neighbouring maps take part
             u = values.new_zeros(len(maps), len(stage.weight), 1, 1)
             u[torch.arange(len(maps)), maps] = values.view(-1, 1, 1)
-            u = normalize_back(stage.norm, record.conv, u, window)
             return self._convolved(records, at, u, window, slice(0, u.shape[1]))
         outs = len(stage.weight) // stage.groups
         group = int(maps[0]) // outs  # asked of the CPU: a GPU would have to be waited for
@@ -373,24 +377,19 @@ class Projector:
             maps = slice(0, len(stage.weight))
             if not stage.norm_first:
                 y = normalize_back(stage.norm, record.pooled, y, window)
-        if stage.pool and rules.assign:
-            y *= window.cut(record.last()[maps])
-        return self._unpooled(records, at, y, window, maps)
-
-    def _unpooled(self, records, at: int, y: Tensor, window: Window, maps: slice):
-        """From where the neurons of stage `at` live to the image; what is not to be assigned is 0 in y."""
-        stage, record = self.stages[at], records[at]
         if stage.pool:
+            if rules.assign:
+                y *= window.cut(record.last()[maps])
             pooled, window = window, window.spread(*stage.pool[:3])
             window = window.narrow(*window.beyond(*record.conv.shape[2:]))
             y = unpool(y, pooled.cut(record.winners(window.width, maps)), window)
-        if stage.norm and stage.norm_first and self.rules.lrn:
-            y = normalize_back(stage.norm, record.conv, y, window)
         return self._convolved(records, at, y, window, maps)
 
     def _convolved(self, records, at: int, u: Tensor, window: Window, maps: slice):
-        """Rectify, subtract the bias, convolve back, and on to the stages below."""
+        """From the maps of a convolution to the image: rectify, subtract the bias, convolve back, go on below."""
         stage, record = self.stages[at], records[at]
+        if stage.norm and stage.norm_first and self.rules.lrn:
+            u = normalize_back(stage.norm, record.conv, u, window)
         active = window.cut(record.conv[0, maps]) > 0 if self.rules.mask else None
         h = rectify(u, active, self.rules, stage.bias[maps])
         back, groups, below = self._weights(at, maps)
@@ -412,7 +411,9 @@ class Projector:
 
 
 def paste(x: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
-    """One window's x [1, C, h, w] in a picture of this size, 0 around it."""
+    """One window's x [1, C, h, w] in a picture of this size, 0 around it; x itself where it fills it."""
     top, left = int(window.tops[0]), int(window.lefts[0])
+    if x.shape[2:] == size and not top and not left:
+        return x
     # A negative pad cuts off what lies beyond the edge.
     return F.pad(x, (left, size[1] - left - x.shape[3], top, size[0] - top - x.shape[2]))

@@ -181,11 +181,9 @@ def test_the_last_window_wins_as_a_loop_has_it(columns):  # of 64, four rows are
     for pool in (Pool(3, 2), Pool(4, 1), Pool(2, 2), Pool(3, 1, 1)):
         x = torch.randint(0, 3, (1, 2, 9, columns), generator=generator).float()
         _, winners = nn.functional.max_pool2d(x, *pool[:3], ceil_mode=pool.ceil, return_indices=True)
-        chosen = torch.rand(winners[0].shape, generator=generator) < 0.7
-        last, flat = last_winner(winners[0], pool, columns, chosen), winners[0].flatten(1)
+        last, flat = last_winner(winners[0], pool, columns), winners[0].flatten(1)
         for c, v in np.ndindex(*flat.shape):
-            later = [w for w in range(v + 1, flat.shape[1]) if chosen[c].flatten()[w] and flat[c, w] == flat[c, v]]
-            assert bool(last[c].flatten()[v]) == (not later)
+            assert bool(last[c].flatten()[v]) == (flat[c, v] not in flat[c, v + 1 :])
 
 
 class OnCard(TorchFunctionMode):
