@@ -20,13 +20,13 @@ import torch
 from captum.attr import NeuronDeconvolution
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from dualtl_lib import weights
 from dualtl_lib.caffenet import Trunk
 from dualtl_lib.deconvnet import Deconvnet, stages_of
 from dualtl_lib.gallery import gallery
-from dualtl_lib.projection import Window, forward, last_winner, phases, shuffled, unpool
+from dualtl_lib.projection import Convolution, Window, forward, last_winner, phases, shuffled, unpool
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
@@ -44,8 +44,14 @@ def seconds(device, repeats: int, *calls) -> list[float]:
     return [statistics.median(taken[1:]) for taken in times]
 
 
+def laid_out(x, weight, *_, out_shape, **__) -> int:
+    """FlopCounterMode's formula for `Convolution` on a CPU, which it does not know."""
+    return conv_flop_count(list(x), list(weight), list(out_shape))
+
+
 def operations(call) -> int:
-    with FlopCounterMode(display=False) as counter:
+    formulas = {torch.ops.mkldnn._convolution_pointwise: laid_out}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         call()
     return counter.get_total_flops()
 
@@ -211,17 +217,18 @@ def each_neuron(trunk: Trunk, device, quick: bool) -> None:
 
 @torch.no_grad()
 def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
-    """What a projection of one image cannot do without, as calls, each by itself: torch's own convolutions, forward and
-    back; and all else, as ours does it: rectifying, pooling, normalizing, last winners, unpooling, moving pixels."""
+    """What a projection of one image cannot do without, as calls, each by itself and as ours does it: convolutions,
+    forward and back; and all else: rectifying, pooling, normalizing, last winners, unpooling, moving pixels."""
     x, convolutions, others = trunk.transform(image), [], []
     stages = stages_of(trunk)[: LAYERS.index(stop) + 1]
     for i, (stage, record) in enumerate(zip(stages, forward(stages, x), strict=True)):
         x = x.contiguous(memory_format=torch.channels_last)
-        weight, bias, stride, padding, groups, pool, norm, norm_first = stage
-        back, edge, conv = phases(weight, stride), padding if stride == 1 else 0, record.conv
-        convolutions.append(partial(F.conv2d, x, weight, bias, stride, padding, 1, groups))
-        convolutions.append(partial(F.conv_transpose2d, conv, back, padding=edge, groups=groups))
-        others += [conv.relu_] * 2  # forward and, as large, back
+        weight, stride, groups, pool, norm = stage.weight, stage.stride, stage.groups, stage.pool, stage.norm
+        conv, edge = record.conv, stage.padding if stride == 1 else 0
+        back = Convolution(phases(weight, stride, groups), groups=groups)
+        convolutions.append(partial(stage.convolution, x, stage.padding, whole=True))
+        convolutions.append(partial(back, conv, back.weight.shape[2] - 1 - edge, whole=True))
+        others.append(conv.relu_)  # going back
         x = record.pooled.contiguous(memory_format=torch.channels_last)
         if pool:
             others.append(partial(F.max_pool2d, conv, *pool[:3], ceil_mode=True, return_indices=True))
@@ -229,9 +236,9 @@ def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
                 others.append(partial(last_winner, record.switches, pool, conv.shape[3]))
             window = Window(*np.zeros((2, 1), int), *conv.shape[2:])
             others.append(partial(unpool, x, record.winners(window.width, slice(None)).unsqueeze(0), window))
-        if norm and (norm_first or i + 1 < len(stages)):
-            others.append(partial(lambda norm, x: x * norm.factor(x), norm, conv if norm_first else x))
-            x = x if norm_first else x * norm.factor(x)
+        if norm and (stage.norm_first or i + 1 < len(stages)):
+            others.append(partial(lambda norm, x: x * norm.factor(x), norm, conv if stage.norm_first else x))
+            x = x if stage.norm_first else x * norm.factor(x)
         if stride > 1:
             others.append(partial(shuffled, convolutions[-1](), stride))
     return convolutions, others

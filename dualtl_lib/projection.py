@@ -5,6 +5,8 @@ are made at once have windows of one size, each at its own place. The whole pict
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +29,36 @@ class Pool(NamedTuple):
     ceil: bool = True
 
 
-class Stage(NamedTuple):
+class Convolution:
+    """F.conv2d of one weight [O, I / groups, k, k], which is laid out once for whole pictures; and ReLU, if asked for.
+
+    F.conv2d brings a weight into oneDNN's own layout at every call: for one picture a tenth (conv2) to a fifth (conv5)
+    of its time. The operators that keep it are those of TorchInductor. Elsewhere than in float32 on a CPU, it is
+    F.conv2d.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1, relu: bool = False
+    ):
+        self.weight, self.bias, self.stride, self.groups, self.relu = weight, bias, stride, groups, relu
+        self._made_for, self._laid_out = None, None
+
+    def __call__(self, x: Tensor, padding: int, whole: bool) -> Tensor:
+        """x [M, I, h, w], maps last in memory -> [M, O, h', w']. whole: this size of x will come again and again."""
+        onednn = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        if not (whole and onednn):
+            y = F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+            return y.relu_() if self.relu else y
+        how = (padding, padding), (self.stride, self.stride), (1, 1), self.groups
+        if self._made_for != (x.shape, padding):
+            self._laid_out = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *how, x.shape)
+            self._made_for = x.shape, padding
+        then = "relu" if self.relu else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x, self._laid_out, self.bias, *how, then, [], "")
+
+
+@dataclass(frozen=True)
+class Stage:
     """A convolution and what follows it up to the next.
 
     weight: [O, I / groups, k, k]; bias: [O]; norm: a LocalResponseNorm.
@@ -41,6 +72,10 @@ class Stage(NamedTuple):
     pool: Pool | None = None
     norm: object = None
     norm_first: bool = False
+
+    @cached_property
+    def convolution(self) -> Convolution:
+        return Convolution(self.weight, self.bias, self.stride, self.groups, relu=True)
 
 
 class Record(NamedTuple):
@@ -158,7 +193,7 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
     for stage in stages:
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
-        conv = F.conv2d(x, stage.weight, stage.bias, stage.stride, stage.padding, 1, stage.groups).relu_()
+        conv = stage.convolution(x, stage.padding, whole=True)
         # Normalized by its factor, not by calling it: one image needs no parts, and nothing is kept for going back.
         x = conv * stage.norm.factor(conv) if stage.norm and stage.norm_first else conv
         winners = None
@@ -236,17 +271,19 @@ def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Ten
     return u
 
 
-def phases(weight: Tensor, stride: int) -> Tensor:
-    """A weight [O, I, k, k] as that of a convolution of stride 1, [O, I * s * s, ceil(k / s), ceil(k / s)].
+def phases(weight: Tensor, stride: int, groups: int = 1) -> Tensor:
+    """A weight [O, I, k, k] as that of a convolution of stride 1 that goes back.
 
     Pixel (s y + a, s x + b) of what entered depends on positions y, y-1, ... only, so each of the s x s phases (a, b)
-    is a stride-1 convolution of a kernel ceil(k / s) wide, and `shuffled` puts them together. On a CPU three times as
-    fast as a transposed convolution of that stride for conv1.
+    is a stride-1 convolution of a kernel l = ceil(k / s) wide, and `shuffled` puts them together. On a CPU three times
+    as fast as a transposed convolution of that stride for conv1. Returns [groups * I * s * s, O / groups, l, l], turned
+    by 180 degrees.
     """
     o, i, k, _ = weight.shape
     small = -(-k // stride)
-    split = F.pad(weight, (0, small * stride - k) * 2).view(o, i, small, stride, small, stride)
-    return split.permute(0, 1, 3, 5, 2, 4).reshape(o, -1, small, small).contiguous(memory_format=torch.channels_last)
+    split = F.pad(weight, (0, small * stride - k) * 2).view(groups, o // groups, i, small, stride, small, stride)
+    turned = split.flip(3, 5).permute(0, 2, 4, 6, 1, 3, 5)
+    return turned.reshape(-1, o // groups, small, small).contiguous(memory_format=torch.channels_last)
 
 
 def shuffled(x: Tensor, s: int) -> Tensor:
@@ -263,16 +300,17 @@ def shuffled(x: Tensor, s: int) -> Tensor:
     return numbers.permute(0, 3, 1, 4, 2, 5).flatten().view(x.dtype).view(count, -1, height * s, width * s)
 
 
-def transposed(h: Tensor, back: Tensor, stage: Stage, groups: int, window: Window, size: tuple[int, int]):
+def transposed(h: Tensor, back: Convolution, stage: Stage, window: Window, record: Record):
     """Eqs. (10)-(13): h [M, O, h, w] over a window of convolution maps -> what entered, and the window it covers.
 
-    back: `phases` of the weight. Returns ([M, I, h', w'], window); beyond `size`, in the padding, nothing is kept.
+    back: of the weight's `phases`. Returns ([M, I, h', w'], window); beyond the maps, in the padding, nothing is kept.
     """
     s = stage.stride
     full = window.spread(stage.weight.shape[2], s, stage.padding)
-    spare = min(full.beyond(*size)) if s == 1 else 0  # computed for nothing otherwise
-    x = F.conv_transpose2d(h.contiguous(memory_format=torch.channels_last), back, padding=spare, groups=groups)
-    return clip(shuffled(x, s), full.narrow(spare, spare, spare, spare), size)
+    spare = min(full.beyond(*record.size)) if s == 1 else 0  # computed for nothing otherwise
+    whole = len(h) == 1 and h.shape[2:] == record.conv.shape[2:]
+    x = back(h.contiguous(memory_format=torch.channels_last), back.weight.shape[2] - 1 - spare, whole)
+    return clip(shuffled(x, s), full.narrow(spare, spare, spare, spare), record.size)
 
 
 def clip(x: Tensor, window: Window, size: tuple[int, int]) -> tuple[Tensor, Window]:
@@ -300,9 +338,9 @@ class Projector:
     """
 
     def __init__(self, stages: list[Stage], rules: Rules, to_rgb: Callable[[Tensor], Tensor] = lambda x: x):
-        first = stages[0]._replace(weight=to_rgb(stages[0].weight))  # so that nothing is left to reorder at the end
+        first = replace(stages[0], weight=to_rgb(stages[0].weight))  # so that nothing is left to reorder at the end
         self.stages, self.rules = [first, *stages[1:]], rules
-        self.weights = {}  # as `phases` of the maps in use, by (stage, first map, last map)
+        self.back = {}  # of the maps in use, by (stage, first map, last map)
 
     def whole(self, records: list[Record], values: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Neurons of the last of `records`, together: [1, 3, H, W].
@@ -392,22 +430,23 @@ class Projector:
             u = normalize_back(stage.norm, record.conv, u, window)
         active = window.cut(record.conv[0, maps]) > 0 if self.rules.mask else None
         h = rectify(u, active, self.rules, stage.bias[maps])
-        back, groups, below = self._weights(at, maps)
-        x, window = transposed(h, back, stage, groups, window, record.size)
+        back, below = self._back(at, maps)
+        x, window = transposed(h, back, stage, window, record)
         return self._down(records, at - 1, x, window, below)
 
-    def _weights(self, at: int, maps: slice) -> tuple[Tensor, int, slice]:
-        """Weights of these maps only, their number of groups, and the maps below that they reach."""
+    def _back(self, at: int, maps: slice) -> tuple[Convolution, slice]:
+        """The convolution that goes back from these maps only, and the maps below that they reach."""
         stage = self.stages[at]
         outs, ins = len(stage.weight) // stage.groups, stage.weight.shape[1]
         first, stop = maps.start // outs, -(-maps.stop // outs)
         groups = stop - first
-        if (at, maps.start, maps.stop) not in self.weights:
+        if (at, maps.start, maps.stop) not in self.back:
             weight = stage.weight[maps]
             if groups > 1 and len(weight) != groups * outs:  # some of one group and some of another: fill both
                 weight = F.pad(weight, (0, 0, 0, 0, 0, 0, maps.start - first * outs, stop * outs - maps.stop))
-            self.weights[at, maps.start, maps.stop] = phases(weight, stage.stride)
-        return self.weights[at, maps.start, maps.stop], groups, slice(first * ins, stop * ins)
+            back = Convolution(phases(weight, stage.stride, groups), groups=groups)
+            self.back[at, maps.start, maps.stop] = back
+        return self.back[at, maps.start, maps.stop], slice(first * ins, stop * ins)
 
 
 def paste(x: Tensor, window: Window, size: tuple[int, int]) -> Tensor:

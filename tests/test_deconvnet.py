@@ -16,7 +16,17 @@ from torch.overrides import TorchFunctionMode
 from dualtl_lib import deconvnet, diagrams, gallery, weights
 from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Preprocessing, Trunk
 from dualtl_lib.deconvnet import REMEMBERED, VARIANTS, Deconvnet, choose, stages_of, strongest
-from dualtl_lib.projection import Pool, Projector, Stage, Window, forward, last_winner, normalize_back, paste
+from dualtl_lib.projection import (
+    Convolution,
+    Pool,
+    Projector,
+    Stage,
+    Window,
+    forward,
+    last_winner,
+    normalize_back,
+    paste,
+)
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
@@ -155,6 +165,23 @@ def test_the_paper_s_variant_is_equations_4_to_13(network):
     np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_is_conv2d_s_at_every_size(dtype, relu, groups):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+    weight, bias = draw(24, 16 // groups, 3, 3), draw(24)
+    for stride, bias_or_none in itertools.product((1, 2), (bias, None)):
+        convolution = Convolution(weight, bias_or_none, stride, groups, relu)
+        for size, padding, whole in ((13, 1, True), (9, 1, True), (13, 2, True), (13, 1, True), (5, 2, False)):
+            x = draw(1, 16, size, size).contiguous(memory_format=torch.channels_last)
+            expected = nn.functional.conv2d(x, weight, bias_or_none, stride, padding, 1, groups)
+            found = convolution(x, padding, whole)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            assert relative(found, expected.relu() if relu else expected) < 1e-6
+
+
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(networks(), st.sampled_from(sorted(VARIANTS)))
 def test_one_neuron_s_receptive_field_is_its_part_of_the_whole_picture(network, variant):
@@ -208,16 +235,14 @@ def test_a_projection_on_a_gpu_meets_no_tensor_on_the_cpu(order, variant):
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, torch.device("cuda"):
         trunk, image, values = Trunk(order=order), torch.zeros(1, 3, 227, 227), torch.zeros(3)
-    stages, places, origin = stages_of(trunk), torch.tensor([0, 3, 5]), np.zeros(1, dtype=np.int64)
+    stages, places = stages_of(trunk), torch.tensor([0, 3, 5])
     with OnCard(fake), torch.no_grad():
         for depth, lrn in itertools.product(range(1, 6), (False, True)):
             projector = Projector(stages, VARIANTS[variant]._replace(lrn=lrn), trunk.transform.to_rgb)
             records = forward(stages[:depth], image)
             maps = torch.tensor([0, 7, 90])
             patches, _ = projector.each(records, values, maps, places, places)
-            pooled = records[-1].pooled
-            window = Window(origin, origin, *pooled.shape[2:])
-            whole, _ = projector._down(records, depth - 1, pooled, window, slice(0, pooled.shape[1]))
+            whole = projector.whole(records, records[-1].pooled)
             assert patches.device.type == whole.device.type == "cuda"
 
 
