@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables
+from . import caffenet, evaluation, faces, materials, paper, runs, sweep, tables
+from .checkpoint import metadata
 from .faces import splits
 
 
@@ -61,7 +62,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
         "job": job._asdict(),
         "made of": made_of(run),
         "recipes": {step: str(materials.recipe(run, step)) for step in ("ckplus", "heads")},
-        "precision": precision.resolve(run.precision),
+        "precision": metadata(_state(run, job, 14))["precision"],  # "auto" may mean something else to another process
         "skipped": {tables.FIG14: skipped14, tables.FIG18: skipped18},
         "seconds": round(time.monotonic() - began, 1),
         "test": split.test.tolist(),
@@ -83,6 +84,11 @@ def made_of(run: runs.Run) -> dict:
     return {"folds": run.sweep["folds"], **{key: getattr(run, key) for key in settings}}
 
 
+def _state(run: runs.Run, job: sweep.Job, figure: int) -> Path:
+    """Where the training of a job's model is kept until the job is done."""
+    return sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors"
+
+
 def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
     """The model of a figure trained from this trunk, its predictions [N of test], and what tail was skipped."""
     model = materials.expression_net(trunk, train, run, conv5=figure == 14, seed=job.seed)
@@ -93,7 +99,7 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
             train,
             recipe,
             seed=job.seed,
-            checkpoint=sweep.path(run, job).parent / f"{job}-fig{figure}.safetensors",
+            checkpoint=_state(run, job, figure),
             cache_folder=run.path / "cache",
             skip_dead_tail=run.skip_dead_tail,
             precision=run.precision,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import caffenet, evaluation, faces, occlusion, paper, runs, tables, training, weights
+from .checkpoint import metadata
 from .faces import splits
 from .precision import accelerator, resolve
 from .prefix import Prefix
@@ -129,10 +130,10 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         skip_dead_tail=run.skip_dead_tail,
         precision=run.precision,
     )
-    with accelerated(model, fabric.device if fabric else None) as device:
+    with accelerated(model, fabric.device if fabric else None):
         history = fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
-        meta = {"run": run.name, "data": run.title, "precision": resolve(run.precision, device)}
+        meta = {"run": run.name, "data": run.title, "precision": metadata(state)["precision"]}
         if "skipped_from" in history:
             (begin,), (bound,) = history["skipped_from"], history["skipped_movement"]
             meta["skipped"] = (

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualtl_lib import evaluation, folds, materials, paper, runs, sweep, tables, weights
+from dualtl_lib import evaluation, folds, materials, paper, precision, runs, sweep, tables, weights
 from dualtl_lib.__main__ import main
 from dualtl_lib.faces import synthetic
 from dualtl_lib.sweep import Job
@@ -79,6 +79,21 @@ def test_a_job_writes_what_was_said_of_its_test_images(small):
     svm = evaluation.linear_svm(data.subset(split.train), data.subset(split.test))
     assert found["predicted"][tables.SVM] == svm.tolist()
     assert [p.name for p in sweep.path(small, job).parent.iterdir()] == [f"{job}.json"]
+
+
+def test_what_is_written_is_the_precision_that_was_trained_in(small, monkeypatch):
+    """ "auto" may mean something else to the process that goes on than to the one that began."""
+    job, small = Job("random", "all", "single", 0, 1), dataclasses.replace(small, precision="auto")
+    data, split = folds.parts(small, job)
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
+    folds._trained(small, job, materials.trunk(small), data.subset(split.train), data.subset(split.test), 14)
+    net, recipe = materials.expression_net(materials.trunk(small), data, small), materials.recipe(small, "ckplus")
+    materials.train(small, "ckplus_fig14", net, data, None, recipe)
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
+    assert json.loads(folds.do(small, job).read_text())["precision"] == "float32"
+    net = materials.expression_net(materials.trunk(small), data, small)
+    materials.train(small, "ckplus_fig14", net, data, None, recipe)
+    assert weights.metadata(small.checkpoint("ckplus_fig14"))["precision"] == "float32"
 
 
 def written(run, job, right, people, first=0, recipes="quick"):
