@@ -89,7 +89,8 @@ def _folds(args: argparse.Namespace) -> None:
     print(f"{len(done)} of the {len(listed)} jobs of run {run.name} are done", file=sys.stderr)
     if done:
         found = folds.answers(run, done)
-        print(folds.table5(found).to_csv(index=False), folds.table6(found).to_csv(index=False), sep="\n", end="")
+        pooled = folds.table5(found), folds.table6(found), folds.left_out(run, done)
+        print(*(table.to_csv(index=False) for table in pooled), sep="\n", end="")
 
 
 def _summary(args: argparse.Namespace) -> None:
@@ -141,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     fold.add_argument("job", help="such as people-all-dual-seed0-fold1")
     fold.set_defaults(call=_fold)
 
-    about = "Tables 5 and 6 over the jobs of a sweep that are done, as CSV"
+    about = "Tables 5 and 6 over the jobs of a sweep that are done, and what they left out, as CSV"
     pooled = commands.add_parser("folds", parents=[opened], help=about)
     pooled.set_defaults(call=_folds)
 

@@ -219,6 +219,27 @@ def table6(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def left_out(run: runs.Run, jobs: list[sweep.Job]) -> pd.DataFrame:
+    """What these jobs' trainings left out of the schedule as dead: a row per model and the iteration it begins at.
+
+    of: how many the schedule has; trainings: how many left it out; movement, %: the most that any weight could still
+    have moved, of its layer's root mean square (training.furthest).
+    """
+    of = {
+        tables.FIG14: materials.recipe(run, "ckplus").max_iter,
+        tables.FIG18: materials.recipe(run, "heads").max_iter,
+    }
+    rows = [
+        {"model": model, "from": tail["skipped_from"][0], "of": of[model], "bound": tail["skipped_movement"][0]}
+        for found in _read(run, jobs).values()
+        for model, tail in found["skipped"].items()
+        if tail
+    ]
+    grouped = pd.DataFrame(rows, columns=["model", "from", "of", "bound"]).groupby(["model", "from", "of"])["bound"]
+    table = grouped.agg(trainings="count", bound="max").reset_index()
+    return table.assign(**{"movement, %": (100 * table.pop("bound")).round(3)})
+
+
 def results(found: pd.DataFrame | None) -> list[dict]:
     """The rows of `table5` as lines of the closing table; none where the run has no sweep."""
     if found is None:

@@ -104,6 +104,8 @@ def written(run, job, right, people, first=0, recipes="quick"):
     content |= dict(
         predicted={tables.FIG14: said, tables.FIG18: said}, covered={}, recipes=recipes, precision="float32"
     )
+    tail = {"skipped_from": [1000 * job.fold], "skipped_movement": [1e-4 * job.fold]}
+    content["skipped"] = {tables.FIG14: tail, tables.FIG18: {}}
     if job.start == "dual":
         content["covered"] = {region: said for region in paper.TABLE6}
     path = sweep.path(run, job)
@@ -203,11 +205,24 @@ def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
     written(run, Job("people", "all", "dual", 0, 2), np.arange(10) < 9, ["a"] * 10)
     assert main(["folds", run.name]) == 0
     printed, said = capsys.readouterr()
-    table, covered = (pd.read_csv(io.StringIO(part)) for part in printed.split("\n\n"))
+    table, covered, left_out = (pd.read_csv(io.StringIO(part)) for part in printed.split("\n\n"))
+    assert left_out.to_numpy().tolist() == [[tables.FIG14, 2000, 200, 1, 0.02]]
     assert covered.region.tolist() == list(paper.TABLE6)
     assert said.startswith("1 of the 3 jobs") and table.accuracy.tolist() == [0.9, 0.9] and table.n.tolist() == [10, 10]
     assert main(["fold", run.name, "people-all-dual-seed0-fold2"]) == 0  # it has been done, and is not done again
     assert f"{tables.FIG14},0.9,10" in capsys.readouterr().out
+
+
+def test_what_was_left_out_is_counted_with_the_largest_bound(tmp_path, monkeypatch):
+    lists = dict(protocol=["people"], classes=["all"], start=["single", "dual"], seed=[0], folds=3)
+    run = run_with(tmp_path, monkeypatch, sweep=lists)
+    for job in sweep.jobs(run):
+        written(run, job, np.arange(10) < 9, ["a"] * 10, first=10 * job.fold)
+    path = sweep.path(run, Job("people", "all", "dual", 0, 3))
+    path.write_text(path.read_text().replace("[0.0003", "[0.0007"))  # 1e-4 * 3
+    found = folds.left_out(run, sweep.jobs(run))
+    assert found["from"].tolist() == [1000, 2000, 3000] and found.trainings.tolist() == [2, 2, 2]
+    assert found["movement, %"].tolist() == [0.01, 0.02, 0.07]
 
 
 def test_the_command_line_says_what_is_wrong(capsys):
