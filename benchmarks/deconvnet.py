@@ -44,13 +44,14 @@ def seconds(device, repeats: int, *calls) -> list[float]:
     return [statistics.median(taken[1:]) for taken in times]
 
 
-def laid_out(x, weight, *_, out_shape, **__) -> int:
+def packed_convolution(x, weight, *_, out_shape, **__) -> int:
     """FlopCounterMode's formula for `Convolution` on a CPU, which it does not know."""
     return conv_flop_count(list(x), list(weight), list(out_shape))
 
 
 def operations(call) -> int:
-    formulas = {torch.ops.mkldnn._convolution_pointwise: laid_out}
+    onednn = torch.backends.mkldnn.is_available()
+    formulas = {torch.ops.mkldnn._convolution_pointwise: packed_convolution} if onednn else {}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         call()
     return counter.get_total_flops()
@@ -228,7 +229,7 @@ def needed(trunk: Trunk, image: torch.Tensor, stop: str) -> tuple[list, list]:
         back = Convolution(phases(weight, stride, groups), groups=groups)
         convolutions.append(partial(stage.convolution, x, stage.padding, whole=True))
         convolutions.append(partial(back, conv, back.weight.shape[2] - 1 - edge, whole=True))
-        others.append(conv.relu_)  # going back
+        others += [conv.relu_] * 2  # forward and, as large, back
         x = record.pooled.contiguous(memory_format=torch.channels_last)
         if pool:
             others.append(partial(F.max_pool2d, conv, *pool[:3], ceil_mode=True, return_indices=True))

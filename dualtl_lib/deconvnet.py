@@ -4,6 +4,7 @@ Maps count from 1, as in the paper; rows and columns of a map from 0. A neuron l
 (conv1, conv2, conv5; before normalization where that comes last) and after ReLU where it does not (conv3, conv4).
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,17 @@ class Patches:
         return F.pad(self.patches[i], (left, SIZE - side - left, top, SIZE - side - top))
 
 
+def _plainly(method):
+    """Nothing is kept for a gradient and nothing cast: what comes out is of the trunk's type, under autocast too."""
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        with torch.no_grad(), torch.autocast(self.trunk.conv1.weight.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class Deconvnet:
     """Projects neurons of a trunk back onto the image.
 
@@ -94,7 +106,7 @@ class Deconvnet:
         self._seen: OrderedDict[bytes, list[Record]] = OrderedDict()
         self._made_of = None
 
-    @torch.no_grad()
+    @_plainly
     def feature_maps(self, images: Tensor, layer: str, remember: bool = True) -> Tensor:
         """Where neurons live: [N, C, H, W], for CaffeNet 27, 13, 13, 13 and 6 wide.
 
@@ -106,7 +118,7 @@ class Deconvnet:
         found = [(self._records if remember else self._forward)(x, layer)[-1].pooled for x in self._single(images)]
         return torch.cat(found).contiguous()
 
-    @torch.no_grad()
+    @_plainly
     def reconstruct(
         self,
         images: Tensor,
@@ -137,7 +149,7 @@ class Deconvnet:
                 out.append(self._projector.whole(records, values, chosen))
         return torch.cat(out)
 
-    @torch.no_grad()
+    @_plainly
     def reconstruct_each(self, images: Tensor, layer: str, maps: Sequence[int] | None = None, top: int = 1) -> Patches:
         """The `top` strongest neurons of every map (or of these maps), each projected on its own.
 
@@ -157,7 +169,7 @@ class Deconvnet:
             return parts[0]
         return Patches(*(torch.cat([getattr(p, name) for p in parts]) for name in Patches.__dataclass_fields__))
 
-    @torch.no_grad()
+    @_plainly
     def project(
         self, image: Tensor, layer: str, maps: Tensor, rows: Tensor, columns: Tensor, index: int = 0
     ) -> Patches:
@@ -269,7 +281,7 @@ class Deconvnet:
 
 
 def stages_of(trunk: Trunk) -> list[Stage]:
-    """A trunk as the stages that the way back runs through; its weights are shared, not copied."""
+    """A trunk as the stages that the way back runs through; weights are copied where their maps do not lie last."""
     pool = Pool(POOL_KERNEL, POOL_STRIDE)
     found = []
     for layer in trunk.layers:

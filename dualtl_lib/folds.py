@@ -4,6 +4,7 @@ A fold trains the models of Figs. 14 and 18 and writes what they say of its test
 runs/<run>/folds/.
 """
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import caffenet, evaluation, faces, materials, paper, runs, sweep, tables
+from . import caffenet, evaluation, faces, materials, paper, precision, runs, sweep, tables
 from .checkpoint import metadata
 from .faces import splits
 
@@ -48,6 +49,8 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     if job not in (listed := sweep.jobs(run)):
         raise ValueError(f"run {run.name!r} has no job {job}; its sweep has {', '.join(map(str, listed)) or 'none'}")
     result, began = sweep.path(run, job), time.monotonic()
+    begun = metadata(_state(run, job, 14)) or {}  # "auto" is decided once for a job, if another process began it
+    run = dataclasses.replace(run, precision=begun.get("precision", precision.resolve(run.precision)))
     if result.exists() and json.loads(result.read_text()).get("made of", made_of(run)) == made_of(run):
         return result
     data, split = parts(run, job)
@@ -62,7 +65,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
         "job": job._asdict(),
         "made of": made_of(run),
         "recipes": {step: str(materials.recipe(run, step)) for step in ("ckplus", "heads")},
-        "precision": metadata(_state(run, job, 14))["precision"],  # "auto" may mean something else to another process
+        "precision": run.precision,
         "skipped": {tables.FIG14: skipped14, tables.FIG18: skipped18},
         "seconds": round(time.monotonic() - began, 1),
         "test": split.test.tolist(),

@@ -30,34 +30,33 @@ class Pool(NamedTuple):
 
 
 class Convolution:
-    """F.conv2d of one weight [O, I / groups, k, k], which is laid out once for whole pictures; and ReLU, if asked for.
+    """F.conv2d of one weight [O, I / groups, k, k], which is packed once for whole pictures.
 
-    F.conv2d brings a weight into oneDNN's own layout at every call: for one picture a tenth (conv2) to a fifth (conv5)
-    of its time. The operators that keep it are those of TorchInductor. Elsewhere than in float32 on a CPU, it is
-    F.conv2d.
+    F.conv2d packs a weight as oneDNN wants it at every call: for one picture a tenth (conv2) to a fifth (conv5) of its
+    time. The operators that keep it packed are TorchInductor's. Elsewhere than in float32 on a CPU, it is F.conv2d.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1, relu: bool = False
-    ):
-        self.weight, self.bias, self.stride, self.groups, self.relu = weight, bias, stride, groups, relu
-        self._made_for, self._laid_out = None, None
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, stride: int = 1, groups: int = 1):
+        self.weight, self.bias, self.stride, self.groups = weight, bias, stride, groups
+        self._packed_for, self._packed = None, None
 
     def __call__(self, x: Tensor, padding: int, whole: bool) -> Tensor:
         """x [M, I, h, w], maps last in memory -> [M, O, h', w']. whole: this size of x will come again and again."""
-        onednn = x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        if not (whole and onednn):
-            y = F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
-            return y.relu_() if self.relu else y
-        how = (padding, padding), (self.stride, self.stride), (1, 1), self.groups
-        if self._made_for != (x.shape, padding):
-            self._laid_out = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *how, x.shape)
-            self._made_for = x.shape, padding
-        then = "relu" if self.relu else "none"
-        return torch.ops.mkldnn._convolution_pointwise(x, self._laid_out, self.bias, *how, then, [], "")
+        onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        if not (whole and onednn and x.device.type == "cpu" and x.dtype == torch.float32):
+            return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+        geometry = (padding, padding), (self.stride, self.stride), (1, 1), self.groups
+        if self._packed_for != (x.shape, padding):
+            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(self.weight.to_mkldnn(), *geometry, x.shape)
+            self._packed_for = x.shape, padding
+        # Without its ReLU, which makes 0 of NaN.
+        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *geometry, "none", [], "")
+
+    def __getstate__(self):
+        return vars(self) | {"_packed_for": None, "_packed": None}  # oneDNN's tensors cannot be copied or pickled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """A convolution and what follows it up to the next.
 
@@ -75,7 +74,7 @@ class Stage:
 
     @cached_property
     def convolution(self) -> Convolution:
-        return Convolution(self.weight, self.bias, self.stride, self.groups, relu=True)
+        return Convolution(self.weight, self.bias, self.stride, self.groups)
 
 
 class Record(NamedTuple):
@@ -193,7 +192,7 @@ def forward(stages: list[Stage], x: Tensor, switches: bool = True) -> list[Recor
     for stage in stages:
         size = tuple(x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
-        conv = stage.convolution(x, stage.padding, whole=True)
+        conv = stage.convolution(x, stage.padding, whole=True).relu_()
         # Normalized by its factor, not by calling it: one image needs no parts, and nothing is kept for going back.
         x = conv * stage.norm.factor(conv) if stage.norm and stage.norm_first else conv
         winners = None
@@ -271,7 +270,7 @@ def rectify(u: Tensor, active: Tensor | None, rules: Rules, bias: Tensor) -> Ten
     return u
 
 
-def phases(weight: Tensor, stride: int, groups: int = 1) -> Tensor:
+def phases(weight: Tensor, stride: int, groups: int) -> Tensor:
     """A weight [O, I, k, k] as that of a convolution of stride 1 that goes back.
 
     Pixel (s y + a, s x + b) of what entered depends on positions y, y-1, ... only, so each of the s x s phases (a, b)
@@ -340,7 +339,7 @@ class Projector:
     def __init__(self, stages: list[Stage], rules: Rules, to_rgb: Callable[[Tensor], Tensor] = lambda x: x):
         first = replace(stages[0], weight=to_rgb(stages[0].weight))  # so that nothing is left to reorder at the end
         self.stages, self.rules = [first, *stages[1:]], rules
-        self.back = {}  # of the maps in use, by (stage, first map, last map)
+        self.back = {}  # Convolutions of the maps in use, by (stage, first map, one after the last)
 
     def whole(self, records: list[Record], values: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Neurons of the last of `records`, together: [1, 3, H, W].

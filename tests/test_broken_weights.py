@@ -170,7 +170,15 @@ LAYER = SMALL[0]._asdict()
         ({"dualtl": json.dumps({"source": 1, "order": [1]})}, r"not \[1\]"),
         *(
             ({"dualtl": json.dumps({"layers": [LAYER | wrong]})}, "cannot be|unexpected keyword")
-            for wrong in ({"groups": 0}, {"maps": "4"}, {"padding": -1}, {"pool": 1}, {"name": 1}, {"paddi~g": 1})
+            for wrong in (
+                {"groups": 0},
+                {"maps": "4"},
+                {"padding": -1},
+                {"padding": 99},
+                {"pool": 1},
+                {"name": 1},
+                {"paddi~g": 1},
+            )
         ),
         *(
             ({"dualtl": json.dumps({"transform": wrong})}, "cannot be|under 'layers' or 'transform'")

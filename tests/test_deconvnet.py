@@ -1,7 +1,9 @@
 """The deconvnet against the equations written out, against Captum, and against itself."""
 
+import copy
 import dataclasses
 import itertools
+import pickle
 import warnings
 
 import numpy as np
@@ -170,20 +172,55 @@ def test_the_paper_s_variant_is_equations_4_to_13(network, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_convolution_is_conv2d_s_at_every_size(dtype, relu, groups):
+def test_a_convolution_is_conv2d_s_at_every_size(dtype, groups):
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
     weight, bias = draw(24, 16 // groups, 3, 3), draw(24)
     for stride, bias_or_none in itertools.product((1, 2), (bias, None)):
-        convolution = Convolution(weight, bias_or_none, stride, groups, relu)
+        convolution = Convolution(weight, bias_or_none, stride, groups)
         for size, padding, whole in ((13, 1, True), (9, 1, True), (13, 2, True), (13, 1, True), (5, 2, False)):
             x = draw(1, 16, size, size).contiguous(memory_format=torch.channels_last)
             expected = nn.functional.conv2d(x, weight, bias_or_none, stride, padding, 1, groups)
             found = convolution(x, padding, whole)
             assert found.is_contiguous(memory_format=torch.channels_last)
-            assert relative(found, expected.relu() if relu else expected) < 1e-6
+            assert relative(found, expected) < 1e-6
+
+
+def test_a_used_deconvnet_can_be_copied_and_pickled(trunk):
+    net, image = Deconvnet(trunk), some_images(1)
+    before = net.reconstruct(image, "conv3")
+    for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(again.reconstruct(image, "conv3"), before)
+
+
+def test_onednn_can_be_switched_off(trunk):
+    image = some_images(1)
+    before = Deconvnet(trunk).reconstruct(image, "conv3")
+    with torch.backends.mkldnn.flags(enabled=False):
+        net = Deconvnet(trunk)
+        assert relative(net.reconstruct(image, "conv3"), before) < 1e-5
+        assert all(stage.convolution._packed is None for stage in net._stages)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "conv3"])
+def test_autocast_changes_nothing(trunk, layer):
+    net, image = Deconvnet(trunk), some_images(1)
+
+    def found():
+        net.forget()
+        return net.feature_maps(image, layer), net.reconstruct(image, layer), net.reconstruct_each(image, layer).patches
+
+    before = found()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(before, found(), strict=True))
+
+
+def test_what_is_not_a_number_stays_so(trunk):
+    broken = Trunk(trunk.layers, trunk.order, trunk.transform)
+    broken.load_state_dict(trunk.state_dict())
+    torch.nn.init.constant_(broken.conv2.bias[:1], torch.nan)
+    assert Deconvnet(broken).feature_maps(some_images(1), "conv2")[0, 0].isnan().all()
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dualtl_lib import evaluation, folds, materials, paper, precision, runs, sweep, tables, weights
+from dualtl_lib import evaluation, folds, materials, paper, precision, runs, sweep, tables, training, weights
 from dualtl_lib.__main__ import main
 from dualtl_lib.faces import synthetic
 from dualtl_lib.sweep import Job
@@ -90,7 +90,10 @@ def test_what_is_written_is_the_precision_that_was_trained_in(small, monkeypatch
     net, recipe = materials.expression_net(materials.trunk(small), data, small), materials.recipe(small, "ckplus")
     materials.train(small, "ckplus_fig14", net, data, None, recipe)
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
+    began = {}
+    monkeypatch.setattr(training, "fit", lambda *a, f=training.fit, **k: began.setdefault(k["precision"], f(*a, **k)))
     assert json.loads(folds.do(small, job).read_text())["precision"] == "float32"
+    assert list(began) == ["float32"]  # Fig. 18's too, which nobody had begun
     net = materials.expression_net(materials.trunk(small), data, small)
     materials.train(small, "ckplus_fig14", net, data, None, recipe)
     assert weights.metadata(small.checkpoint("ckplus_fig14"))["precision"] == "float32"
