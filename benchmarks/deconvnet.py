@@ -2,8 +2,8 @@
 
 One process, one run, the same weights, images and neurons for all that are compared; results are compared before
 anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
-FlopCounterMode (a multiplication and an addition are two). "of peak" is their rate over that of a 1024 x 1024 float32
-matrix product (on a GPU, 8192 x 8192), taken in the same turns.
+FlopCounterMode (a multiplication and an addition are two), none on padding. "of peak" is their rate over that of a
+1024 x 1024 float32 matrix product (on a GPU, 8192 x 8192), taken in the same turns.
 """
 
 # ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
@@ -20,7 +20,7 @@ import torch
 from captum.attr import NeuronDeconvolution
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from dualtl_lib import weights
 from dualtl_lib.caffenet import Trunk
@@ -44,14 +44,32 @@ def seconds(device, repeats: int, *calls) -> list[float]:
     return [statistics.median(taken[1:]) for taken in times]
 
 
-def packed_convolution(x, weight, *_, out_shape, **__) -> int:
-    """FlopCounterMode's formula for `Convolution` on a CPU, which it does not know."""
-    return conv_flop_count(list(x), list(weight), list(out_shape))
+def convolved(x, weight, _bias, stride, padding, _dilation, transposed, *_, out_shape, **__) -> int:
+    """Operations of a convolution of these shapes without those on padding, which FlopCounterMode's own formula has."""
+    many, inside = (x, out_shape) if transposed else (out_shape, x)
+
+    def taps(axis: int) -> int:
+        seen = np.arange(many[axis])[:, None] * stride[axis - 2] - padding[axis - 2] + np.arange(weight[axis])
+        return int(((seen >= 0) & (seen < inside[axis])).sum())
+
+    return 2 * x[0] * weight[0] * weight[1] * taps(2) * taps(3)
+
+
+def convolved_back(gradient, x, weight, _bias, *geometry, **__) -> int:
+    """The same by what entered and by the weight, where they are asked for."""
+    *geometry, asked = geometry
+    return sum(asked[:2]) * convolved(x, weight, None, *geometry, out_shape=gradient)
+
+
+def packed(x, weight, bias, padding, stride, dilation, *_, out_shape, **__) -> int:
+    """The same for `Convolution` on a CPU."""
+    return convolved(x, weight, bias, stride, padding, dilation, False, out_shape=out_shape)
 
 
 def operations(call) -> int:
-    onednn = torch.backends.mkldnn.is_available()
-    formulas = {torch.ops.mkldnn._convolution_pointwise: packed_convolution} if onednn else {}
+    formulas = {torch.ops.aten.convolution: convolved, torch.ops.aten.convolution_backward: convolved_back}
+    if torch.backends.mkldnn.is_available():
+        formulas[torch.ops.mkldnn._convolution_pointwise] = packed
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         call()
     return counter.get_total_flops()
