@@ -195,8 +195,10 @@ def test_a_used_deconvnet_can_be_copied_and_pickled(trunk):
 
 
 def test_onednn_can_be_switched_off(trunk):
-    image = some_images(1)
-    before = Deconvnet(trunk).reconstruct(image, "conv3")
+    image, used = some_images(1), Deconvnet(trunk)
+    before = used.reconstruct(image, "conv3")
+    packed = [stage.convolution._packed is not None for stage in used._stages]
+    assert packed == [torch.backends.mkldnn.is_available()] * 3 + [False] * 2
     with torch.backends.mkldnn.flags(enabled=False):
         net = Deconvnet(trunk)
         assert relative(net.reconstruct(image, "conv3"), before) < 1e-5

@@ -90,10 +90,16 @@ def test_what_is_written_is_the_precision_that_was_trained_in(small, monkeypatch
     net, recipe = materials.expression_net(materials.trunk(small), data, small), materials.recipe(small, "ckplus")
     materials.train(small, "ckplus_fig14", net, data, None, recipe)
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
-    began = {}
-    monkeypatch.setattr(training, "fit", lambda *a, f=training.fit, **k: began.setdefault(k["precision"], f(*a, **k)))
-    assert json.loads(folds.do(small, job).read_text())["precision"] == "float32"
-    assert list(began) == ["float32"]  # Fig. 18's too, which nobody had begun
+    asked, fit = [], training.fit
+
+    def noted(*arguments, **options):
+        asked.append(options["precision"])
+        return fit(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", noted)
+        assert json.loads(folds.do(small, job).read_text())["precision"] == "float32"
+    assert asked == ["float32", "float32"]  # Fig. 18's too, which nobody had begun
     net = materials.expression_net(materials.trunk(small), data, small)
     materials.train(small, "ckplus_fig14", net, data, None, recipe)
     assert weights.metadata(small.checkpoint("ckplus_fig14"))["precision"] == "float32"
