@@ -9,11 +9,13 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 CHUNK = 1 << 18  # bytes
+ELSEWHERE = "name another folder with the environment variable DUALTL_CACHE"
 ATTEMPTS = 5  # connections in a row that bring nothing new before giving up
 PAUSE = 1  # seconds before the next connection, for each that has just brought nothing
 TIMEOUT = 30  # seconds without a byte
@@ -30,10 +32,15 @@ def verify(path: Path, checksum: str) -> None:
 
     Raises ValueError saying both.
     """
+    if wrong := _other_checksum(path, checksum):
+        raise ValueError(f"{path}: {wrong}; remove it and fetch it again")
+
+
+def _other_checksum(path: Path, checksum: str) -> str:
+    """What was expected and found, where they differ."""
     algorithm, expected = checksum.split(":")
     found = checksum_of(path, algorithm)
-    if not found.startswith(expected):
-        raise ValueError(f"{path}: expected {algorithm} {expected}, found {found}; remove it and fetch it again")
+    return "" if found.startswith(expected) else f"expected {algorithm} {expected}, found {found}"
 
 
 def _receive(url: str, part: Path, size: int | None, bar: tqdm) -> bool:
@@ -78,11 +85,16 @@ def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Pat
     if target.exists():
         verify(target, checksum)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
+    with _into(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     missing = (size or 0) - (part.stat().st_size if part.exists() else 0)
     if (free := shutil.disk_usage(target.parent).free) < missing:
-        raise OSError(f"{target.parent}: {missing:,} bytes are needed, {free:,} are free; make room there")
+        raise OSError(
+            f"{target.parent}: {missing:,} bytes are needed, {free:,} are free; make room there, or {ELSEWHERE}"
+        )
+    with _into(target.parent):
+        part.touch()
     with open(part, "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,15 +105,23 @@ def fetch(url: str, target: Path, checksum: str, size: int | None = None) -> Pat
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 part.unlink()
-                raise OSError(f"{target.parent}: the disk is full; nothing was kept of {target.name}") from error
+                kept = f"nothing was kept of {target.name}"
+                raise OSError(f"{target.parent}: the disk is full; {kept}: make room there, or {ELSEWHERE}") from error
             raise
-        try:
-            verify(part, checksum)
-        except ValueError as error:
+        if wrong := _other_checksum(part, checksum):
             part.unlink()
-            raise ValueError(f"{url}: {str(error).removeprefix(f'{part}: ')}") from error
+            raise ValueError(f"{url}: {wrong}; nothing was kept: take it from another place, --url names one")
         os.replace(part, target)
     return target
+
+
+@contextmanager
+def _into(folder: Path):
+    """What cannot be written there is told of with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write there ({error.strerror}): {ELSEWHERE}", str(folder)) from error
 
 
 def _complete(url: str, part: Path, size: int | None) -> None:

@@ -16,6 +16,8 @@ from . import caffenet, evaluation, faces, materials, paper, precision, runs, sw
 from .checkpoint import metadata
 from .faces import splits
 
+FIG9 = "Our model in Fig. 9"  # the first transfer's
+
 
 def parts(run: runs.Run, job: sweep.Job) -> tuple[faces.CKPlus, splits.Split]:
     """A job's faces and how they are split."""
@@ -51,7 +53,7 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
     result, began = sweep.path(run, job), time.monotonic()
     begun = metadata(_state(run, job, 14)) or {}  # "auto" is decided once for a job, if another process began it
     run = dataclasses.replace(run, precision=begun.get("precision", precision.resolve(run.precision)))
-    if result.exists() and json.loads(result.read_text()).get("made of", made_of(run)) == made_of(run):
+    if result.exists() and _was_made_of(json.loads(result.read_text()), run) == made_of(run):
         return result
     data, split = parts(run, job)
     train, test = data.subset(split.train), data.subset(split.test)
@@ -83,8 +85,14 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
 
 def made_of(run: runs.Run) -> dict:
     """What of a run's settings decides a fold's faces, split and start."""
-    settings = ("weights", "celeba", "ckplus", "person", "crop")
+    settings = ("weights", "celeba", "ckplus", "person", "peak_frames", "contempt", "crop")
     return {"folds": run.sweep["folds"], **{key: getattr(run, key) for key in settings}}
+
+
+def _was_made_of(found: dict, run: runs.Run) -> dict:
+    """What a fold says it was made of; settings that are younger than it had their defaults."""
+    now = made_of(run)
+    return {key: runs.OPTIONAL.get(key) for key in now} | found["made of"] if "made of" in found else now
 
 
 def _state(run: runs.Run, job: sweep.Job, figure: int) -> Path:
@@ -149,8 +157,8 @@ def _read(run: runs.Run, jobs: list[sweep.Job]) -> dict[sweep.Job, dict]:
     contents = {job: json.loads(sweep.path(run, job).read_text()) for job in jobs}
     settings, now = {}, made_of(run)
     for job, found in contents.items():
-        settings.setdefault(str([found.get("made of", now), found["recipes"], found["precision"]]), job)
-        if found.get("made of", now) != now:
+        settings.setdefault(str([_was_made_of(found, run), found["recipes"], found["precision"]]), job)
+        if _was_made_of(found, run) != now:
             raise ValueError(
                 f"{sweep.path(run, job)}: expected a fold of {now}, as the run now says, found {found['made of']}; "
                 "remove it and do it again"
@@ -223,20 +231,21 @@ def table6(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(run: runs.Run, jobs: list[sweep.Job]) -> pd.DataFrame:
-    """What these jobs' trainings left out of the schedule as dead: a row per model and the iteration it begins at.
+    """What these jobs' trainings, and the first transfer's where its state is kept, left out of the schedule as dead: a
+    row per model and the iteration it begins at.
 
     of: how many the schedule has; trainings: how many left it out; movement, %: the most that any weight could still
     have moved, of its layer's root mean square (training.furthest).
     """
-    of = {
-        tables.FIG14: materials.recipe(run, "ckplus").max_iter,
-        tables.FIG18: materials.recipe(run, "heads").max_iter,
-    }
+    steps = {FIG9: "celeba", tables.FIG14: "ckplus", tables.FIG18: "heads"}
+    of = {model: materials.recipe(run, step).max_iter for model, step in steps.items()}
+    first = metadata(run.path / "training" / "celeba.safetensors") or {}
+    tails = [(FIG9, json.loads(first.get("history", "{}")))]
+    tails += [pair for found in _read(run, jobs).values() for pair in found["skipped"].items()]
     rows = [
         {"model": model, "from": tail["skipped_from"][0], "of": of[model], "bound": tail["skipped_movement"][0]}
-        for found in _read(run, jobs).values()
-        for model, tail in found["skipped"].items()
-        if tail
+        for model, tail in tails
+        if "skipped_from" in tail
     ]
     grouped = pd.DataFrame(rows, columns=["model", "from", "of", "bound"]).groupby(["model", "from", "of"])["bound"]
     table = grouped.agg(trainings="count", bound="max").reset_index()

@@ -48,7 +48,8 @@ def ckplus(run: runs.Run) -> faces.CKPlus:
     if run.ckplus == "synthetic":
         root = faces.synthetic.write_ckplus(_synthetic("ckplus", run), subjects=CKPLUS_SUBJECTS, seed=run.seed)
         return faces.ckplus.paper_images(root, seed=run.seed, cache=root.parent / "cache")
-    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, person=run.person, crop=run.crop)
+    settings = {key: getattr(run, key) for key in ("person", "peak_frames", "contempt", "crop")}
+    return faces.ckplus.paper_images(weights.expand(run.ckplus), seed=run.seed, **settings)
 
 
 def example(data: faces.CKPlus, expression: str) -> Tensor:
@@ -166,14 +167,16 @@ def accelerated(model, device: torch.device | None = None):
 
 
 def protocols(run: runs.Run, data: faces.CKPlus) -> dict[str, splits.Split]:
-    """The paper's protocol, images at random, and the first of five folds with people kept apart.
+    """The paper's protocol, images at random, and the first of five folds with people kept apart (of as many as there
+    are people, where these are fewer).
 
     Raises ValueError where nobody knows who is on the images, or there is one class only.
     """
     check_people(data)
     if len(data.classes) < 2:
         raise ValueError(f"expected two classes or more to tell apart, found {', '.join(data.classes)}")
-    return {"random": splits.random(data, run.seed)[0], "people": splits.people(data, folds=FOLDS, seed=run.seed)[0]}
+    folds = min(FOLDS, len(set(data.people)))
+    return {"random": splits.random(data, run.seed)[0], "people": splits.people(data, folds=folds, seed=run.seed)[0]}
 
 
 def check_people(data: faces.CKPlus) -> None:

@@ -34,7 +34,16 @@ CAFFE = {
         "blobs": (7, "bytes[]"),
         "convolution_param": (106, "ConvolutionParameter"),
     },
-    "ConvolutionParameter": {"pad": (3, "uint32[]"), "group": (5, "uint32"), "stride": (6, "uint32[]")},
+    "ConvolutionParameter": {
+        "pad": (3, "uint32[]"),
+        "group": (5, "uint32"),
+        "stride": (6, "uint32[]"),
+        "pad_h": (9, "uint32"),  # these four in place of pad and stride
+        "pad_w": (10, "uint32"),
+        "stride_h": (13, "uint32"),
+        "stride_w": (14, "uint32"),
+        "dilation": (18, "uint32[]"),
+    },
     "BlobProto": {
         "num": (1, "int32"),
         "channels": (2, "int32"),
@@ -75,6 +84,7 @@ class Geometry(NamedTuple):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     groups: int
+    dilation: tuple[int, ...] = ()
 
 
 class Contents(NamedTuple):
@@ -181,14 +191,20 @@ def read_caffemodel(path: Path) -> Contents:
             array = _blob(blob, f"{path}: {name}.{key}")
             tensors[f"{name}.{key}"] = array.reshape(-1) if key == "bias" else array
         if layer.HasField("convolution_param"):
-            said = layer.convolution_param
-            geometry[name] = Geometry(tuple(said.stride), tuple(said.pad), said.group or 1)
+            geometry[name] = _geometry(layer.convolution_param)
     order, told_by = _order(types, "LRN", "Pooling"), "its layers"
     if order is None:
         name = _text(net.name).lower()
         order = "norm-pool" if "alexnet" in name else "pool-norm" if "caffenet" in name else None
         told_by = f"its name {_text(net.name)!r}" if order else ""
     return Contents(tensors, order, told_by, geometry)
+
+
+def _geometry(said) -> Geometry:
+    """What a ConvolutionParameter says, by one number for both directions or by one for each."""
+    stride = tuple(said.stride) or tuple(getattr(said, n) for n in ("stride_h", "stride_w") if said.HasField(n))
+    padding = tuple(said.pad) or tuple(getattr(said, n) for n in ("pad_h", "pad_w") if said.HasField(n))
+    return Geometry(stride, padding, said.group or 1, tuple(said.dilation))
 
 
 def _tensor(tensor, where: str) -> np.ndarray:
@@ -227,6 +243,7 @@ def read_onnx(path: Path) -> Contents:
             tuple(said[b"strides"].ints) if b"strides" in said else (),
             tuple(said[b"pads"].ints) if b"pads" in said else (),
             said[b"group"].i if b"group" in said else 1,
+            tuple(said[b"dilations"].ints) if b"dilations" in said else (),
         )
     order = _order([_text(n.op_type) for n in graph.node], "LRN", "MaxPool")
     return Contents(tensors, order, "its layers" if order else "", geometry)

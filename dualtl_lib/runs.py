@@ -36,6 +36,8 @@ KEYS = {
 }
 OPTIONAL = {
     "person": r"S\d+",  # in a folder per class: the pattern that finds the person in a picture's name
+    "peak_frames": 5,  # of expressions: how many last frames of a sequence show it (faces.CKPlus)
+    "contempt": True,  # of expressions: whether it is one of the classes
     "crop": "auto",  # of expressions: "auto", "face" or "centre" (faces.CKPlus)
     "precision": "float32",  # of training and testing: "float32", "bfloat16", or "auto", the faster on this machine
     "skip_dead_tail": False,  # leave out what training.fit shows to change nothing
@@ -55,6 +57,8 @@ class Run:
     budget: str
     seed: int
     person: str
+    peak_frames: int
+    contempt: bool
     crop: str
     precision: str
     skip_dead_tail: bool

@@ -26,6 +26,7 @@ EMBEDDED = Path(__file__).parent / "data" / "embedded.safetensors"
 ORDER = "pool-norm"  # where neither the caller nor the file says: the paper's network (READING's first point)
 FEATURES = {"features.0": "conv1", "features.3": "conv2", "features.6": "conv3", "features.8": "conv4"}
 FEATURES["features.10"] = "conv5"  # torchvision's names
+ANOTHER = "another network's file? Name one of CaffeNet's or AlexNet's: `python -m dualtl_lib weights list`"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of fewer bits: quantized, and of another scale
 
 CAFFE_TRANSFORM = Preprocessing()
@@ -182,7 +183,7 @@ def _located(name: str, source: Source) -> Path:
     if source.file is None:
         return EMBEDDED
     for path in places(source):
-        if path.exists():
+        if path.is_file():
             download.verify(path, source.checksum)
             return path
     raise FileNotFoundError(
@@ -196,7 +197,7 @@ def where(name: str) -> str:
     source = SOURCES[name]
     if name == "embedded":
         return "here" if EMBEDDED.exists() else "missing"
-    if source.file is None or any(path.exists() for path in places(source)):
+    if source.file is None or any(path.is_file() for path in places(source)):
         return "here"
     return "to be fetched"
 
@@ -220,7 +221,7 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: expected a file, found a folder; name the file in it")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file; name one that is there, or a name of `weights list`")
 
 
 def metadata(path: Path) -> dict:
@@ -268,9 +269,11 @@ def _read_pickle(path: Path) -> Contents:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of any kind: torch.load trips over a damaged file where it happens to
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # Not its text, which advises to unpickle whatever is there.
         raise ValueError(
-            f"{path}: expected a PyTorch file of tensors only, found something else; nothing in it was run ({reason})"
+            f"{path}: expected a PyTorch file of tensors only, found something else or a damaged file "
+            f"({type(error).__name__}); nothing in it was run: whoever made it saves its tensors alone, by "
+            "torch.save(model.state_dict(), …)"
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path}: expected a state dict of tensors, found a {type(state).__name__}")
@@ -372,12 +375,10 @@ def _checked(tensors: dict, key: str, shape: tuple[int, ...], path: Path) -> dic
     """{key: float32 tensor}, if it is there, of that shape, of floating-point numbers and finite."""
     if key not in tensors:
         found = ", ".join(sorted(k for k in tensors if k.endswith(".weight"))[:8]) or "no convolution"
-        raise ValueError(f"{path}: expected {key} {list(shape)} of the network, found {found}; another network's file?")
+        raise ValueError(f"{path}: expected {key} {list(shape)} of the network, found {found}; {ANOTHER}")
     found = tensors[key]
     if tuple(found.shape) != shape:
-        raise ValueError(
-            f"{path}: expected {key} of shape {list(shape)}, found {list(found.shape)}; another network's file?"
-        )
+        raise ValueError(f"{path}: expected {key} of shape {list(shape)}, found {list(found.shape)}; {ANOTHER}")
     tensor = _float32(torch.as_tensor(found), key, path)
     if not tensor.isfinite().all():
         bad = int((~tensor.isfinite()).sum())
@@ -400,13 +401,19 @@ def _check_geometry(layer: Layer, said: protofiles.Geometry | None, path: Path) 
     """A file that says how its convolution moves must say what our layer does."""
     if said is None:
         return
-    expected = (layer.stride, layer.padding, layer.groups)
-    found = (set(said.stride) or {1}, set(said.padding) or {0}, said.groups)
-    if found != ({expected[0]}, {expected[1]}, expected[2]):
+    expected = ({layer.stride}, {layer.padding}, layer.groups, {1})
+    found = (set(said.stride) or {1}, set(said.padding) or {0}, said.groups, set(said.dilation) or {1})
+    if found != expected:
         raise ValueError(
-            f"{path}: expected {layer.name} with stride, padding and groups {expected}, "
-            f"found {tuple(said.stride)}, {tuple(said.padding)}, {said.groups}; another network's file?"
+            f"{path}: expected {layer.name} with stride, padding, groups and dilation {_listed(expected)}, "
+            f"found {_listed(found)}; {ANOTHER}"
         )
+
+
+def _listed(numbers) -> str:
+    """Numbers and sets of numbers in words: 4, 0, 1 and 1; one for each direction as 4 x 2."""
+    *most, last = (" x ".join(map(str, sorted(n))) if isinstance(n, set) else str(n) for n in numbers)
+    return f"{', '.join(most)} and {last}"
 
 
 def describe(name: str | Path) -> dict[str, str]:

@@ -270,6 +270,134 @@ def test_rows_that_cannot_be_used_are_counted(root, case):
     assert faces.files == ["img_align_celeba/a.png"] and faces.targets.tolist() == [[1, 0, 1]]
 
 
+def test_what_leads_out_of_the_folder_is_left_out_and_told_of(root, tmp_path):
+    (tmp_path / "secret.png").write_bytes(encoded(value=7))
+    pictures = root / "img_align_celeba"
+    (pictures / "b.png").unlink()
+    (pictures / "inside.png").symlink_to("a.png")
+    (pictures / "b.png").symlink_to(tmp_path / "secret.png")
+    (pictures / "c.png").symlink_to("/dev/zero")  # could be read without end
+    (pictures / "d.png").symlink_to("d.png")
+    (pictures / "e.png").symlink_to(pictures / "gone.png")
+    os.mkfifo(pictures / "f.png")
+    listed(root, ["a.png 1 -1 1", "inside.png 1 1 1", *(f"{name}.png -1 1 1" for name in "bcdef")])
+    with pytest.warns(UserWarning, match=r"no files, left out: copy the files there: 5 \(img_align_celeba/b.png, "):
+        faces = CelebA(root, "all", NAMES)
+    assert [Path(f).name for f in faces.files] == ["a.png", "inside.png"]
+
+
+def test_a_class_folder_that_leads_out_is_left_out(tmp_path):
+    for folder in ("own/happy", "outside"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "S1.png").write_bytes(encoded())
+    (tmp_path / "own" / "sad").symlink_to(tmp_path / "outside")
+    with pytest.warns(UserWarning, match=r"out of the folder.*1 \(sad/S1.png\)"):
+        faces = CKPlus(tmp_path / "own", crop="centre")
+    assert faces.files == ["happy/S1.png"]
+
+
+@pytest.mark.parametrize("name", ["../img_align_celeba/a.png", "/etc/a.png", "other/a.png", "other\\a.png"])
+def test_rows_that_name_a_path_label_no_picture(root, name):
+    listed(root, [f"{name} -1 -1 -1", "b.png 1 1 1"])
+    with pytest.warns(UserWarning, match="a path where a picture's name is expected, left out: 1"):
+        faces = CelebA(root, "all", NAMES)
+    assert faces.files == ["img_align_celeba/b.png"]
+
+
+def test_numbers_too_long_to_read_are_told_of_by_the_lists_name(root):
+    listed(root, count="1" * 5000)
+    with pytest.warns(UserWarning, match=r"list_attr_celeba.txt: expected the number of rows in line 1"):
+        CelebA(root, "all", NAMES)
+
+
+BOXES = {
+    "--5 3 20 20": "no face box",
+    "1e308 2 9 9": "no face box",
+    "400 400 30 30": "the list's face box lies outside the picture: centre square taken",
+    "0 0 0 0": "the list's face box is impossible: centre square taken",
+}
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_boxes_that_cannot_be_are_counted_together(root, box):
+    (root / "img_align_celeba").rename(root / "img_celeba")
+    (root / "list_bbox_celeba.txt").write_text(f"2\nimage x y w h\na.png {box}\nb.png {box}\n")
+    with pytest.warns(UserWarning, match=BOXES[box]):
+        faces = CelebA(root, "all", NAMES)
+    assert next(n for reason, n in faces.report.items() if BOXES[box] in reason) == 2 and len(faces) == 2
+
+
+@pytest.mark.parametrize("content", ["file;x;y;side\nhappy/S1.png;1;2;30", "", "file,x,y,side\n" + "9" * 200_000])
+def test_a_list_of_boxes_that_is_none_is_refused_by_name(tmp_path, content):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy" / "S1.png").write_bytes(encoded())
+    (tmp_path / "boxes.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"boxes.csv: expected columns file, x, y, side"):
+        CKPlus(tmp_path)
+
+
+def test_a_picture_much_longer_than_wide_is_read(tmp_path):
+    (tmp_path / "long.png").write_bytes(encoded("L", (12_000, 20)))
+    assert crop.cut(tmp_path / "long.png", "face").note == "no face found"
+
+
+@pytest.fixture
+def sequence(tmp_path):
+    """A sequence of ten frames in the official layout, and its label."""
+    root, name = tmp_path / "ck", "S005/001"
+    for folder in ("cohn-kanade-images", "Emotion"):
+        (root / folder / name).mkdir(parents=True)
+    for frame in range(1, 11):
+        (root / "cohn-kanade-images" / name / f"S005_001_{frame:08}.png").write_bytes(encoded())
+    (root / "Emotion" / name / "S005_001_00000010_emotion.txt").write_text("   3.0000000e+00\n")
+    return root
+
+
+def test_a_sequence_without_its_first_frames_has_no_neutral_face(sequence):
+    for frame in range(1, 6):
+        (sequence / "cohn-kanade-images/S005/001" / f"S005_001_{frame:08}.png").unlink()
+    with pytest.warns(UserWarning, match=r"without frame 1, so none of theirs is neutral: .* 1 \(S005/001\)"):
+        faces = CKPlus(sequence, crop="centre")
+    assert faces.classes == ("disgust",) and [f[-5] for f in faces.files] == ["8", "9", "0"]
+
+
+def test_a_sequence_without_its_last_frames_is_left_out(sequence):
+    for frame in (9, 10):
+        (sequence / "cohn-kanade-images/S005/001" / f"S005_001_{frame:08}.png").unlink()
+    with pytest.raises(ValueError, match=r"do not end with the frame that is labelled.* \(S005/001: 8, not 10\)"):
+        CKPlus(sequence, crop="centre")
+
+
+def test_files_of_another_sequence_are_left_out(sequence):
+    frames, labels = sequence / "cohn-kanade-images/S005", sequence / "Emotion/S005"
+    (frames / "001" / "S099_009_00000011.png").write_bytes(encoded())
+    (frames / "002").mkdir()
+    (frames / "002" / "S005_002_00000001.png").write_bytes(encoded())
+    (labels / "002").mkdir()
+    (labels / "002" / "S010_002_00000001_emotion.txt").write_text("5.0000000e+00")
+    with pytest.warns(UserWarning) as told:
+        faces = CKPlus(sequence, crop="centre")
+    said = "\n".join(str(w.message) for w in told)
+    assert "frames of another sequence by their name, left out: 1 (S005/001/S099_009_00000011.png)" in said
+    assert "emotion files of another sequence by their name, left out: 1 (S005/002/S010_002" in said
+    assert len(faces) == 4 and faces.classes == ("neutral", "disgust")
+
+
+def test_an_emotion_file_that_leads_out_or_is_a_folder_labels_nothing(sequence):
+    (sequence / "Emotion/S005/001/S005_001_00000010_emotion.txt").rename(sequence / "outside.TXT")
+    label = sequence / "Emotion/S005/001/S005_001_00000010_emotion.TXT"
+    label.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"no labelled picture is left .*out of the folder, or no files"):
+        CKPlus(sequence)
+    label.unlink()
+    label.mkdir()
+    with pytest.raises(ValueError, match=r"no labelled picture is left .*out of the folder, or no files"):
+        CKPlus(sequence)
+    label.rmdir()
+    (sequence / "outside.TXT").rename(label)
+    assert len(CKPlus(sequence, crop="centre")) == 4
+
+
 @pytest.mark.parametrize("content", ["", "8.0", "-1", "3.5", "nan", "inf", "3 4", "anger", "0x3", "1e99", "\0\0"])
 def test_an_emotion_code_outside_0_to_7_is_left_out(tmp_path, content):
     root = tmp_path / "ck"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualtl_lib import faces, folds, materials, sweep
+from dualtl_lib import faces, folds, materials, runs, sweep
+from dualtl_lib.faces import splits
 
 
 class Named:
@@ -50,6 +51,27 @@ def test_people_are_kept_apart_only_where_they_are_known(tmp_path, monkeypatch):
         data = faces.CKPlus(root, person=pattern)
         materials.check_people(data)
         assert len(set(data.people)) == count
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fewer_people_than_folds_are_kept_apart_in_fewer(tmp_path, monkeypatch):
+    data = faces.CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
+    split = materials.protocols(runs.open_run("embedded"), data)["people"]
+    assert len(set(data.people[split.test])) == 1 and not splits.overlap(data, split)["people on both sides"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frames_and_contempt_are_a_runs_to_choose(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
+    for name in ("contempt", "happy"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for k in range(8):
+            picture = Image.fromarray(np.full((40, 40), k, np.uint8))
+            picture.save(tmp_path / "own" / name / f"S00{len(name)}_001_{k:08}.png")
+    run = runs.open_run("embedded", ckplus=str(tmp_path / "own"))
+    assert len(materials.ckplus(run)) == 2 * 5
+    run = runs.open_run("embedded", ckplus=str(tmp_path / "own"), peak_frames=7, contempt=False)
+    assert len(found := materials.ckplus(run)) == 7 and found.classes == ("happy",)
 
 
 @pytest.mark.filterwarnings("ignore")

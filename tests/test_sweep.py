@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import save_file
 
 from dualtl_lib import evaluation, folds, materials, paper, precision, runs, sweep, tables, training, weights
 from dualtl_lib.__main__ import main
@@ -190,6 +191,17 @@ def test_a_fold_of_another_split_is_not_pooled_but_done_again(small):
     assert len(again["test"]) < len(before["test"]) and len(folds.answers(three, [job])) == 2 * len(again["test"])
 
 
+def test_a_fold_older_than_a_setting_was_made_with_its_default(small):
+    job = Job("people", "peaks", "single", 0, 1)
+    path = folds.do(small, job)
+    content = json.loads(path.read_text())
+    assert content["made of"].pop("peak_frames") == 5
+    path.write_text(json.dumps(content))
+    assert len(folds.answers(small, [job])) == 2 * len(content["test"])
+    with pytest.raises(ValueError, match="'peak_frames': 4"):
+        folds.answers(dataclasses.replace(small, peak_frames=4), [job])
+
+
 def test_only_a_job_of_the_sweep_is_done(small):
     for name in ("people-peaks-dual-seed0-fold3", "people-peaks-dual-seed0-fold0", "random-all-random-seed0-fold1"):
         with pytest.raises(ValueError, match=rf"no job {name}; its sweep has random-all-single-seed0-fold1"):
@@ -232,6 +244,11 @@ def test_what_was_left_out_is_counted_with_the_largest_bound(tmp_path, monkeypat
     found = folds.left_out(run, sweep.jobs(run))
     assert found["from"].tolist() == [1000, 2000, 3000] and found.trainings.tolist() == [2, 2, 2]
     assert found["movement, %"].tolist() == [0.01, 0.02, 0.07]
+    history = {"skipped_from": [150], "skipped_movement": [0.0004]}
+    (run.path / "training").mkdir()
+    save_file({}, run.path / "training" / "celeba.safetensors", {"history": json.dumps(history)})
+    found = folds.left_out(run, sweep.jobs(run))
+    assert found.to_numpy().tolist()[-1] == ["Our model in Fig. 9", 150, 200, 1, 0.04] and len(found) == 4
 
 
 def test_the_command_line_says_what_is_wrong(capsys):

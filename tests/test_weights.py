@@ -50,12 +50,13 @@ def blob(array: np.ndarray, old: bool, double: bool = False) -> bytes:
 V1 = {"Convolution": 4, "LRN": 15, "Pooling": 17, "ReLU": 18}
 
 
-def caffemodel(state: dict, layers, steps=(), old: bool = False, name: str = "net", double: bool = False) -> bytes:
-    """A NetParameter with these weights; steps are the types that follow conv1."""
+def caffemodel(state: dict, layers, steps=(), old: bool = False, name: str = "net", double: bool = False, moves=None):
+    """A NetParameter with these weights, as bytes; steps are the types that follow conv1, moves the fields that say
+    how a layer's convolution moves."""
     out = field(1, name.encode())
     for layer in layers:
         blobs = [state[f"{layer.name}.weight"], state[f"{layer.name}.bias"]]
-        said = [(3, layer.padding), (5, layer.groups), (6, layer.stride)]
+        said = [(3, layer.padding), (5, layer.groups), (6, layer.stride)] if moves is None else moves(layer)
         parameters = b"".join(field(n, v) for n, v in said)
         for kind, title in [("Convolution", layer.name), *((s, f"{s}1") for s in steps if layer is layers[0])]:
             convolution = kind == "Convolution"
@@ -437,9 +438,18 @@ def test_fetch_goes_on_in_a_later_call(served, part, tmp_path, monkeypatch):
 
 def test_fetch_refuses_a_wrong_checksum_and_keeps_nothing(served, tmp_path):
     served.content = served.content[:-1] + b"?"
-    with pytest.raises(ValueError, match=r"expected sha1 \w+, found \w+"):
+    with pytest.raises(
+        ValueError, match=r"/made_up.caffemodel: expected sha1 \w+, found \w+; nothing was kept: .*--url"
+    ):
         weights.fetch("made-up")
     assert left(tmp_path) == []
+
+
+def test_fetch_into_a_folder_that_cannot_be_written_names_the_way_out(served, tmp_path):
+    (tmp_path / "cache").write_text("a file in its place")
+    with pytest.raises(OSError, match=r"cannot write there .*DUALTL_CACHE"):
+        weights.fetch("made-up")
+    assert not served.requests
 
 
 @pytest.mark.parametrize(

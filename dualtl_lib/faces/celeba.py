@@ -4,6 +4,7 @@ Z. Liu, P. Luo, X. Wang and X. Tang, deep learning face attributes in the wild, 
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ SPLITS = ("train", "valid", "test")  # the partition file's 0, 1 and 2
 FULL = 202_599  # images of the complete set
 OFFICIAL_ENDS = (162_770, 182_637, FULL)  # the last image of each part of the complete set
 SHARES = (0.8, 0.9, 1.0)  # where the parts of an incomplete set without a partition file end
+NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 FOLDERS = ("img_align_celeba", "img_align_celeba_png", "img_celeba")  # the last holds the pictures in the wild
 
 
@@ -75,7 +77,7 @@ class CelebA(Faces):
             part = _parts(root, names, people, seed, findings)
             names = [name for name in names if part.get(name) == split]
         if not names:
-            raise ValueError(f"{root}: no picture with labels is in split {split!r}; found: {findings.counts()}")
+            raise ValueError(f"{root}: no picture with labels is in split {split!r} ({findings}); put that right")
 
         wild = folder.name == "img_celeba"
         files = [pictures[name] for name in names]
@@ -108,7 +110,7 @@ def _pictures(root: Path, folder: Path, labels: dict, findings: Findings) -> dic
 
     Of names that several have, pictures and labels are left out: which of them the row is about is not known.
     """
-    files = picture_files(folder)
+    files = picture_files(folder, folder, findings)
     twice = {name for name, count in Counter(p.stem for p in files).items() if count > 1}
     findings.extend(
         "pictures whose names differ in their ending only, left out", [p.name for p in files if p.stem in twice]
@@ -141,7 +143,7 @@ def _read_rows(path: Path, header: bool, findings: Findings) -> Rows:
     promised = None
     if header and not kaggle and split:
         count = split.pop(0)
-        promised = int(count[0]) if len(count) == 1 and count[0].isascii() and count[0].isdigit() else None
+        promised = int(count[0]) if len(count) == 1 and NUMBER.fullmatch(count[0]) else None
         if promised is None:
             findings.add(f"{path.name}: expected the number of rows in line 1", f"found {some(count) or 'nothing'}")
     columns = split.pop(0) if (header or kaggle) and split else []
@@ -151,6 +153,9 @@ def _read_rows(path: Path, header: bool, findings: Findings) -> Rows:
     fields: dict[str, list[str]] = {}
     twice = set()
     for name, *values in rows:
+        if name != Path(name).name or "\\" in name:
+            findings.add(f"{path.name}: rows with a path where a picture's name is expected, left out", name)
+            continue
         stem = Path(name).stem
         if fields.setdefault(stem, values) != values:
             twice.add(stem)
@@ -184,7 +189,7 @@ def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findi
     if unknown:
         raise ValueError(
             f"{path}: expected one column for each attribute, found none or several for {', '.join(unknown)}; "
-            f"the list has {len(columns)} columns, {some(columns, 40)}; {findings}"
+            f"the list has {len(columns)} columns, {some(columns, 40)} ({findings}); ask for some of these"
         )
     chosen = [columns.index(a) for a in attributes]
     labels = {}
@@ -240,7 +245,7 @@ def _boxes(root: Path, names: Sequence[str], findings: Findings) -> list[tuple[f
     boxes = []
     for name in names:
         values = rows.get(name, [])
-        whole = len(values) == 4 and all(v.lstrip("-").isascii() and v.lstrip("-").isdigit() for v in values)
+        whole = len(values) == 4 and all(map(NUMBER.fullmatch, values))
         boxes.append(tuple(map(float, values)) if whole else None)
         if not whole:
             findings.add(f"{path.name}: no face box, so the face is detected", name)

@@ -6,6 +6,7 @@ CVPR workshops 2010.
 
 import csv
 import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from .. import paper
-from .dataset import Faces, Findings, keep, picture_files, read, some
+from .crop import SUFFIXES
+from .dataset import LEADS_OUT, Faces, Findings, inside, keep, picture_files, read, some
 
 FRAMES = ("cohn-kanade-images", "extended-cohn-kanade-images")  # the folder of sequences
 LABELS = ("Emotion", "Emotion_labels")  # the folder of emotion codes
@@ -53,7 +55,7 @@ class CKPlus(Faces):
 
     Classes are those of `paper.EXPRESSIONS` that occur, in its order, then others by name. Frames are told by their
     number. Sequences without a label are left out, as the paper does; so are pictures and labels that cannot be
-    used, with one warning for each reason and a count in `report`.
+    used, that contradict each other, or that lie elsewhere, with one warning for each reason and a count in `report`.
     Raises FileNotFoundError for a missing or empty folder, ValueError when no face is left.
     """
 
@@ -84,7 +86,7 @@ class CKPlus(Faces):
         else:
             pictures = _folders(root, peak_frames, unwanted, person, findings)
         if not pictures:
-            raise ValueError(f"{root}: no labelled picture is left; found: {findings.counts() or 'no pictures'}")
+            raise ValueError(f"{root}: no labelled picture is left ({findings}); put that right and run again")
         files = [p.file for p in pictures]
         known = _known_boxes(root, files, findings) if crop == "auto" else None
         images, unreadable, noted = read(root, files, crop, known, cache)
@@ -100,8 +102,16 @@ def _known_boxes(root: Path, files: list[str], findings: Findings) -> list[tuple
     path = root / "boxes.csv"
     if not path.is_file():
         return None
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
-        rows = {row.get("file"): row for row in csv.DictReader(lines)}
+    columns = {"file", "x", "y", "side"}
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
+            reader = csv.DictReader(lines)
+            rows, named = {row.get("file"): row for row in reader}, set(reader.fieldnames or ())
+    except csv.Error as error:
+        raise ValueError(f"{path}: expected columns file, x, y, side with commas between ({error})") from error
+    if not columns <= named:
+        found = some(sorted(map(str, named))) or "none"
+        raise ValueError(f"{path}: expected columns file, x, y, side with commas between, found {found}")
     boxes = []
     for file in files:
         try:
@@ -154,59 +164,99 @@ def _official(root: Path, frames: Path, peaks: int, unwanted: set[str], findings
     sequences = [sequence for subject in _visible(frames) for sequence in _visible(subject)]
     for sequence in sequences:
         name = f"{sequence.parent.name}/{sequence.name}"
-        label = _emotion(labels / name, name, findings)
-        if label is None or label in unwanted - {"neutral"}:
+        label, peak = _emotion(labels, name, findings)
+        if label in unwanted - {"neutral"}:
+            findings.silent(f"sequences of {label}, which is not asked for, left out", name)
             continue
-        numbered = _numbered(sequence, findings)
-        if len(numbered) < peaks + 1:
-            findings.add(f"sequences of fewer than {peaks + 1} frames", name)
-        first, rest = numbered[:1], numbered[1:] if len(numbered) > 1 else numbered
-        chosen = [(frame, "neutral") for frame in first if len(numbered) > 1] + [(f, label) for f in rest[-peaks:]]
-        for frame, emotion in chosen:
+        if label is None:
+            continue
+        numbered = _numbered(sequence, frames, findings)
+        for path, emotion in _chosen(numbered, label, peak, peaks, name, findings):
             if emotion not in unwanted:
-                pictures.append(Picture(frame.relative_to(root).as_posix(), emotion, sequence.parent.name, name))
+                pictures.append(Picture(path.relative_to(root).as_posix(), emotion, sequence.parent.name, name))
     if sequences and len(findings.names.get(UNLABELLED, ())) == len(sequences):
         raise ValueError(
             f"{root}: expected emotion files in {labels}, found none for any of {len(sequences)} sequences (the last "
             f"looked for: {labels / name}/*.txt); unpack CK+'s Emotion_labels there"
         )
     have = {f"{p.parent.name}/{p.name}" for p in sequences}
-    labelled = [f"{s.name}/{q.name}" for s in _visible(labels) for q in _visible(s) if list(q.glob("*.txt"))]
+    labelled = [f"{s.name}/{q.name}" for s in _visible(labels) for q in _visible(s) if _texts(q)]
     findings.extend("labels without a sequence of frames", [name for name in labelled if name not in have])
     return pictures
 
 
-def _numbered(folder: Path, findings: Findings) -> list[Path]:
-    """A sequence's frames in the order of their numbers; others are left out."""
-    found = {}
-    for path in picture_files(folder):
+def _chosen(numbered: dict, label: str, peak: int | None, peaks: int, name: str, findings: Findings) -> list:
+    """Of a sequence's frames by their numbers: frame 1 as neutral and the last `peaks` as the label, [(path, class)].
+
+    Frames that are missing at an end would shift what the others show, so that end is then left out.
+    """
+    if peak is not None and numbered and peak != max(numbered):
+        findings.add(
+            "sequences that do not end with the frame that is labelled, left out: get the missing frames",
+            f"{name}: {max(numbered)}, not {peak}",
+        )
+        return []
+    if numbered and 1 not in numbered:
+        findings.add("sequences without frame 1, so none of theirs is neutral: get the missing frames", name)
+    if len(numbered) < peaks + 1:
+        findings.add(f"sequences of fewer than {peaks + 1} frames", name)
+    neutral = [(numbered.pop(1), "neutral")] if 1 in numbered and len(numbered) > 1 else []
+    return neutral + [(path, label) for path in list(numbered.values())[-peaks:]]
+
+
+def _numbered(folder: Path, frames: Path, findings: Findings) -> dict[int, Path]:
+    """A sequence's frames by their numbers, in order; others are left out."""
+    name, found = f"{folder.parent.name}/{folder.name}", {}
+    for path in picture_files(folder, frames, findings):
         match = re.search(r"(\d+)$", path.stem)
-        if match and int(match[1]) not in found:
+        if _of_another(path.stem, name):
+            findings.add("frames of another sequence by their name, left out", f"{name}/{path.name}")
+        elif match and int(match[1]) not in found:
             found[int(match[1])] = path
         else:
-            findings.add(
-                "frames without a number of their own, left out", f"{folder.parent.name}/{folder.name}/{path.name}"
-            )
-    return [found[number] for number in sorted(found)]
+            findings.add("frames without a number of their own, left out", f"{name}/{path.name}")
+    return dict(sorted(found.items()))
 
 
-def _emotion(folder: Path, name: str, findings: Findings) -> str | None:
-    """The expression that a sequence's label file states, or None where there is none or it cannot be used."""
-    files = [p for p in sorted(folder.glob("*.txt")) if not p.name.startswith(".")] if folder.is_dir() else []
+def _of_another(stem: str, name: str) -> bool:
+    """Whether a file's name is of another sequence than the folders it lies in, S005/001."""
+    parts = SEQUENCE.search(stem)
+    return bool(parts and re.fullmatch(r"S\d+/\d+", name) and f"{parts[1]}/{parts[2]}" != name)
+
+
+def _texts(folder: Path) -> list[Path]:
+    """The text files of a folder, if there is one."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in found if p.suffix.lower() == ".txt" and not p.name.startswith(".")]
+
+
+def _emotion(labels: Path, name: str, findings: Findings) -> tuple[str | None, int | None]:
+    """The expression that a sequence's label file states, None where there is none or it cannot be used, and the
+    number of the frame it is of, None where its name does not say."""
+    files = _texts(labels / name)
     if not files:
         findings.silent(UNLABELLED, name)
-        return None
+        return None, None
+    elsewhere = [f"{name}/{p.name}" for p in files if not inside(p, labels)]
+    another = [f"{name}/{p.name}" for p in files if _of_another(p.stem, name)]
+    findings.extend(LEADS_OUT, elsewhere)
+    findings.extend("emotion files of another sequence by their name, left out", another)
+    if elsewhere or another:
+        return None, None
     codes = {read_emotion(path) for path in files}
     if len(codes) == 1 and None not in codes:
-        return paper.EXPRESSIONS[codes.pop()]
-    text = files[0].read_bytes()[:20]
+        parts = SEQUENCE.search(files[0].stem)
+        return paper.EXPRESSIONS[codes.pop()], int(parts[3]) if parts else None
+    with open(files[0], "rb") as file:
+        text = file.read(20)
     findings.add("emotion files without one code from 0 to 7, left out", f"{name}/{files[0].name}: found {text!r}")
-    return None
+    return None, None
 
 
 def read_emotion(path: str | Path) -> int | None:
     """The emotion code 0..7 that a file such as S005_001_00000011_emotion.txt holds; None where it holds none."""
-    text = Path(path).read_bytes()[:1000].decode("utf-8-sig", "replace").strip()
+    with open(path, "rb") as file:
+        text = file.read(1000).decode("utf-8-sig", "replace").strip()
     if not NUMBER.fullmatch(text):
         return None
     value = float(text)
@@ -217,15 +267,19 @@ def _folders(root: Path, peaks: int, unwanted: set[str], person: str, findings: 
     """Pictures of a folder per class, whose name in small letters is the label."""
     pattern = _pattern(person)
     pictures = []
-    findings.extend("pictures outside the classes' folders, left out", [p.name for p in picture_files(root)])
+    stray = [p.name for p in picture_files(root, root, findings)]
+    findings.extend("pictures outside the classes' folders, left out", stray)
     for folder in _visible(root):
-        label = folder.name.lower()
-        files = picture_files(folder)
-        others = [p for p in folder.iterdir() if p.is_file() and p not in files and not p.name.startswith(".")]
+        label = unicodedata.normalize("NFC", folder.name.lower())  # a letter with its accent, in one way only
+        files = picture_files(folder, root, findings)
+        others = [p for p in folder.iterdir() if p.suffix.lower() not in SUFFIXES and p.is_file()]
+        others = [p for p in others if not p.name.startswith(".")]
         findings.extend("files that are no pictures, left out", [f"{folder.name}/{p.name}" for p in sorted(others)])
         deeper = [f"{folder.name}/{p.name}" for p in _visible(folder)]
         findings.extend("folders inside a class's folder, not looked into", deeper)
         if label in unwanted:
+            for path in files:
+                findings.silent(f"pictures of {label}, which is not asked for, left out", path.name)
             continue
         if not files:
             findings.add("classes without pictures, left out", folder.name)
@@ -233,7 +287,8 @@ def _folders(root: Path, peaks: int, unwanted: set[str], person: str, findings: 
     if not pictures:
         raise FileNotFoundError(
             f"{root}: expected cohn-kanade-images/ and Emotion/, or a folder of pictures (.jpg, .png, …) a class, "
-            f"found {some([p.name for p in sorted(root.iterdir())]) or 'an empty folder'}; {findings}"
+            f"found {some([p.name for p in sorted(root.iterdir())]) or 'an empty folder'} ({findings}); "
+            "put them there, or name the folder that has them"
         )
     return pictures
 
@@ -283,7 +338,8 @@ def _last(pictures: list[Picture], peaks: int, findings: Findings) -> list[Pictu
             else:
                 findings.add(
                     f"frames before the last {peaks} of long sequences, left out: names such as S1_2_3 are taken for "
-                    "person, sequence and frame; for all of them raise peak_frames=…, or name the files otherwise",
+                    "person, sequence and frame; for all of them raise peak_frames=…, in a run's config a line "
+                    "peak_frames: …, or name the files otherwise",
                     early.file,
                 )
     return [picture for sequence in kept.values() for picture in sequence[-peaks:]]

@@ -102,7 +102,8 @@ def face_boxes(picture: Image.Image) -> list[tuple[int, int, int]]:
     scale = min(1.0, DETECTION_SIDE / max(picture.size))
     small = picture.convert("L")
     if scale < 1:
-        small = small.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BOX)
+        sides = (max(1, round(side * scale)) for side in picture.size)
+        small = small.resize(tuple(sides), Image.Resampling.BOX)
     grey = cv2.equalizeHist(np.asarray(small))
     least = max(24, round(0.3 * min(small.size)))
     found = _thread.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
@@ -146,8 +147,11 @@ def cut(path: Path, mode: str = "auto", known: tuple[float, float, float, float]
         with _opened(path) as whole:
             scale = max(picture.size) / max(whole.size)
         if not (all(map(math.isfinite, known)) and min(known[2:]) >= 1):
-            return Cut(resize(picture), f"face box {list(known)} in the list is impossible")
-        return Cut(resize(picture, squared(*(scale * v for v in known), picture.size)), "")
+            return Cut(resize(picture), "the list's face box is impossible")
+        x, y, width, height = (scale * v for v in known)
+        if not (0 <= x + width / 2 < picture.width and 0 <= y + height / 2 < picture.height):
+            return Cut(resize(picture), "the list's face box lies outside the picture")
+        return Cut(resize(picture, squared(x, y, width, height, picture.size)), "")
     whole = picture.width == picture.height <= LARGEST_CROP
     if mode == "centre" or (mode == "auto" and whole):
         return Cut(resize(picture), "")

@@ -20,6 +20,7 @@ from .. import runs
 from . import crop
 
 CHUNK = 32  # pictures a thread takes at a time
+LEADS_OUT = "links that lead nowhere or out of the folder, or no files, left out: copy the files there"
 
 
 class Images:
@@ -162,9 +163,10 @@ class Findings:
         return "; ".join(map(self._said, self.names)) or "no other findings"
 
     def warn(self, where: str | Path, stacklevel: int = 3) -> None:
-        """One warning per reason: the file or folder, the reason, how many, and which."""
+        """One warning per reason: the file or folder, the reason, how many, which, and what to do."""
         for reason in [r for r in self.names if r not in self.expected]:
-            warnings.warn(f"{where}: {self._said(reason)}", stacklevel=stacklevel)
+            what_to_do = "put it right and run again, or go on as it is"
+            warnings.warn(f"{where}: {self._said(reason)}; {what_to_do}", stacklevel=stacklevel)
 
 
 def some(names: Sequence[str], n: int = 3) -> str:
@@ -172,10 +174,30 @@ def some(names: Sequence[str], n: int = 3) -> str:
     return ", ".join(map(str, names[:n])) + (", …" if len(names) > n else "")
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The picture files in a folder, by name; hidden ones, which some systems leave behind, are not counted."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in crop.SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in found if not p.is_dir())  # a link that leads nowhere stays, and is told of
+def inside(path: Path, root: Path) -> bool:
+    """Whether this is a file, and lies under root, also where a link leads to it."""
+    real = os.path.realpath(path)
+    return os.path.isfile(real) and Path(real).is_relative_to(os.path.realpath(root))
+
+
+def picture_files(folder: Path, root: Path, findings: Findings) -> list[Path]:
+    """The picture files in a folder that lie under root, by name.
+
+    Hidden ones, which some systems leave behind, are not counted. Links out of root and what is no file, such as a
+    device that could be read without end, are left out with a warning.
+    """
+    at_home = Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry.path)
+        hidden, is_folder = entry.name.startswith("."), entry.is_dir(follow_symlinks=False)
+        if hidden or is_folder or path.suffix.lower() not in crop.SUFFIXES:
+            continue
+        if (at_home and entry.is_file(follow_symlinks=False)) or inside(path, root):
+            found.append(path)
+        else:
+            findings.add(LEADS_OUT, f"{folder.name}/{entry.name}")
+    return found
 
 
 def keep(root: Path, files: Sequence[str], unreadable: dict, noted: dict, findings: Findings) -> list[int]:
@@ -187,7 +209,8 @@ def keep(root: Path, files: Sequence[str], unreadable: dict, noted: dict, findin
     findings.warn(root, stacklevel=4)
     kept = [i for i in range(len(files)) if i not in unreadable]
     if not kept:
-        raise ValueError(f"{root}: none of {len(files)} pictures could be read ({some(list(unreadable.values()))})")
+        why = some(list(unreadable.values()))
+        raise ValueError(f"{root}: none of {len(files)} pictures could be read ({why}); get them anew")
     return kept
 
 
