@@ -144,14 +144,15 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
     return history
 
 
-def fit(model, data, recipe: training.Recipe, checkpoint: Path, **arguments) -> dict[str, list]:
+def fit(model, data, recipe: training.Recipe, checkpoint: Path, fabric=None, **arguments) -> dict[str, list]:
     """training.fit, which begins anew where the state that was kept is of another training."""
     try:
-        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
-    except training.OtherTraining:  # something above this training has changed since
-        print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
-        checkpoint.unlink(missing_ok=True)
-        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
+        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
+    except training.OtherTraining:  # something above this training has changed since; each process is told so
+        if fabric is None or fabric.is_global_zero:  # the others wait for what this one finds there next
+            print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
+            checkpoint.unlink(missing_ok=True)
+        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
 
 
 @contextlib.contextmanager

@@ -160,14 +160,15 @@ def fit(
     """
     team = Team(fabric)
     places = np.arange(recipe.batch)[team.share(recipe.batch)]
-    precision = _chosen(precision, _device(model), checkpoint, team)
+    kept = team.first(lambda: metadata(checkpoint)) if checkpoint else None  # read once, so that all go the same way
+    precision = team.first(lambda: _chosen(precision, _device(model), kept))
     solver = CaffeSGD(model.named_parameters(), recipe.momentum, recipe.weight_decay, measure=skip_dead_tail)
     history = {"loss": [], "rate": [], "active": [], "validated": [], "validation": []}
     keeper = None
     if checkpoint:
         how = {"precision": precision, "skip_dead_tail": skip_dead_tail}
         keeper = Checkpoint(checkpoint, model, solver, recipe, train, seed, how, writes=team.rank == 0)
-    begin = keeper.resume(history) if keeper else 0
+    begin = 0 if kept is None else keeper.resume(kept, history)
     model.eval()
     if begin == recipe.max_iter or "skipped_from" in history:
         return history
@@ -275,9 +276,10 @@ class Team:
         """The mean over the processes."""
         return x if self.size == 1 else self.fabric.all_reduce(x, reduce_op="mean")
 
-    def first(self, x):
-        """What the first process has, for all."""
-        return x if self.size == 1 else self.fabric.broadcast(x)
+    def first(self, ask):
+        """What the first process is told when it asks, for all."""
+        told = ask() if self.rank == 0 else None
+        return told if self.size == 1 else self.fabric.broadcast(told)
 
 
 def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, float]:
@@ -306,11 +308,11 @@ def _left(solver: CaffeSGD, recipe: Recipe, done: int) -> float:
     return movement
 
 
-def _chosen(precision: str, device: torch.device, checkpoint: Path | None, team: Team) -> str:
+def _chosen(precision: str, device: torch.device, kept: dict | None) -> str:
     """The precision to train in. "auto" is measured once for a training: another process might find otherwise."""
-    if precision == "auto" and checkpoint:
-        precision = (metadata(checkpoint) or {}).get("precision", precision)
-    return team.first(resolve(precision, device))
+    if precision == "auto" and kept:
+        precision = kept.get("precision", precision)
+    return resolve(precision, device)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,6 +1,7 @@
 """Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, prefix.py."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import random
@@ -21,8 +22,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, runs, training
+from dualtl_lib import __main__, caffenet, evaluation, materials, paper, precision, prefix, runs, training
 from dualtl_lib.caffenet import Layer
+from dualtl_lib.checkpoint import metadata
 from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
 
@@ -784,17 +786,48 @@ def kill_often(folder, kills=30, seed=0):
 # --- several processes
 
 
+HAS_FABRIC = importlib.util.find_spec("lightning_fabric") is not None
+
+
+def in_two(*arguments) -> str:
+    """Run this file in two processes, started by torchrun."""
+    return in_process(*arguments, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+
+
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
 def test_two_processes_train_as_one(tmp_path):
     """Started by torchrun, as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
-    pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
-    in_process("together", path, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    in_two("together", path)
     together = expression_net()
     resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
     assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
     for name, a in state(alone).items():
         torch.testing.assert_close(together.state_dict()[name], a, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
+def test_two_processes_begin_anew_together_where_the_state_is_of_another_training(tmp_path):
+    path, alone = tmp_path / "two.safetensors", expression_net()
+    training.fit(expression_net(), Patterns(), SHORT, seed=1, checkpoint=path)
+    history = training.fit(alone, Patterns(), SHORT)
+    assert in_two("anew", path).count("training anew") == 1
+    resumed = training.fit(expression_net(), Patterns(), SHORT, checkpoint=path)
+    assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
+
+
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
+def test_two_processes_go_on_from_one_and_one_from_two(tmp_path):
+    path, alone, last = tmp_path / "two.safetensors", expression_net(), expression_net()
+    history = training.fit(alone, Patterns(), SHORT, validation=Patterns())
+    for iteration in (7, 13):
+        in_two("on", path) if path.exists() else stop_at(path, iteration)
+        assert metadata(path)["iteration"] == str(iteration)
+    resumed = training.fit(last, Patterns(), SHORT, checkpoint=path, validation=Patterns())
+    assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    for name, a in state(alone).items():
+        torch.testing.assert_close(last.state_dict()[name], a, rtol=1e-5, atol=1e-5)
 
 
 def test_a_batch_is_shared_equally_or_refused():
@@ -813,5 +846,14 @@ def train_together(path):
     training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric, precision="auto")
 
 
+def train_anew_together(path):
+    materials.fit(expression_net(), Patterns(), SHORT, path, fabric=__main__.team())
+
+
+def go_on_together(path):
+    stop_at(path, 13, fabric=__main__.team())
+
+
 if __name__ == "__main__":
-    {"kill": kill_often, "together": train_together}[sys.argv[1]](Path(sys.argv[2]))
+    tasks = {"kill": kill_often, "together": train_together, "anew": train_anew_together, "on": go_on_together}
+    tasks[sys.argv[1]](Path(sys.argv[2]))
