@@ -1,6 +1,8 @@
 """Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, prefix.py."""
 
 import dataclasses
+import errno
+import fcntl
 import importlib.util
 import json
 import os
@@ -12,6 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -434,16 +437,90 @@ def test_another_process_may_delete_a_prefix_file_at_any_moment(tmp_path, monkey
 
 
 def test_what_is_being_written_counts_and_what_a_killed_process_left_is_deleted(tmp_path):
-    faces, day = Patterns(7), 24 * 3600
+    faces = Patterns(7)
     one = prefix.Prefix(expression_net(), faces).bytes
-    for name, age in (("written", 0.9 * day), ("left", 1.1 * day)):
-        part = tmp_path / f".prefix-0.{name}.npy"
-        part.write_bytes(bytes(one))
-        os.utime(part, (time.time() - age,) * 2)
-    for seed in range(3):
-        last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+    for name in ("written", "left"):
+        (tmp_path / f".prefix-0.{name}.npy").write_bytes(bytes(one))
+    with open(tmp_path / ".prefix-0.written.npy") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for seed in range(3):
+            last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
     kept = {path.name for path in tmp_path.iterdir()}
     assert len(kept) == 2 and ".prefix-0.written.npy" in kept and last.kept is not None
+
+
+def test_a_part_is_held_while_it_is_built(tmp_path, monkeypatch):
+    """Others that make room meanwhile count it and leave it."""
+    faces, fill, seen = Patterns(7), prefix.Prefix._fill, []
+
+    def filled(*arguments):
+        prefix.make_room(tmp_path, 0)
+        seen.extend(path.name[:8] for path in tmp_path.iterdir())
+        return fill(*arguments)
+
+    monkeypatch.setattr(prefix.Prefix, "_fill", filled)
+    assert prefix.Prefix(expression_net(), faces, folder=tmp_path).kept is not None
+    assert seen == [".prefix-"] and [path.name[:7] for path in tmp_path.iterdir()] == ["prefix-"]
+
+
+def of_another_type(path):
+    np.save(path, np.load(path).astype("f8"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        lambda path: path.write_bytes(b"(" * path.stat().st_size),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"(7,", b"(7(")),
+        lambda path: np.save(path, np.load(path)[:-1]),
+        of_another_type,
+    ],
+    ids=["half", "nothing", "half a header", "garbage", "a wrong header", "another shape", "another type"],
+)
+@pytest.mark.parametrize("frozen", [("conv1", "conv2"), ("conv1", "conv2", "conv3")])
+def test_a_damaged_prefix_file_is_made_anew(tmp_path, damage, frozen):
+    """Whether it is what is asked for, or what fewer frozen layers have left there."""
+    faces, net = Patterns(7), expression_net(frozen=frozen)
+    expected = prefix.Prefix(net, faces)[range(7)]
+    prefix.Prefix(expression_net(), faces, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    damage(path)
+    assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[range(7)], expected)
+    (made,) = tmp_path.iterdir()
+    assert np.load(made).shape[0] == 7 and (made == path) == (len(frozen) == 2)
+
+
+def a_file_in_its_place(folder, monkeypatch):
+    folder.write_text("in the way")
+    return "File exists"
+
+
+def a_folder_that_cannot_be_written(folder, monkeypatch):
+    def refused(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(runs.tempfile, "mkstemp", refused)  # permissions would not stop root
+    return "Permission denied"
+
+
+def a_full_disk(folder, monkeypatch):
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    return "0.0 GB are needed and 0.0 GB are free"
+
+
+@pytest.mark.filterwarnings("error")  # the one that is expected aside
+@pytest.mark.parametrize("cause", [a_file_in_its_place, a_folder_that_cannot_be_written, a_full_disk])
+def test_where_no_prefix_file_can_be_written_a_warning_says_so_and_training_goes_on(tmp_path, monkeypatch, cause):
+    net, computed, folder = expression_net(), expression_net(), tmp_path / "cache"
+    why = cause(folder, monkeypatch)
+    with pytest.warns(UserWarning, match=rf"{folder}: the .* cannot be kept there \({why}\).*make room") as warned:
+        training.fit(net, Patterns(), SHORT, cache_folder=folder)
+    training.fit(computed, Patterns(), SHORT, cache=0)
+    assert len(warned) == 1 and equal(state(net), state(computed))
+    assert not folder.is_dir() or not list(folder.iterdir())
 
 
 def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
