@@ -15,7 +15,10 @@ from dualtl_lib import runs
 from dualtl_lib.caffenet import SIZE
 from dualtl_lib.precision import autocast
 
-CHUNK = 25  # images at a time; fixed, so that the cached bits do not depend on who asks
+# Images at a time; fixed, so that a cache's bits do not depend on who asks. In bfloat16 fewer at once, as a set's last
+# ones are, may come out with other low bits, if the layers are small (not CaffeNet's, where it was tried). A part of a
+# set then has others in memory than in a folder, where it is kept with the whole set.
+CHUNK = 25
 LIMIT = 4 << 30  # bytes
 MADE = b"maps last, bfloat16 normalized by a product"  # a cache made another way has other bits and is not used
 KEPT_AS = {"float32": "f4", "bfloat16": "i2"}  # NumPy has no bfloat16: its bits are kept as integers

@@ -1,7 +1,8 @@
 """Training as Tables 3 and 4 set it: recipes, losses, and a loop that resumes to the bit.
 
 Everything drawn at iteration t (the batch, the dropout) follows from (seed, t) alone, so a checkpoint needs no state of
-a random number generator, and a training that was killed and resumed ends with the same bits as one that was not.
+a random number generator, and a training that was killed and resumed ends with the same bits as one that was not, on
+as many threads and with the frozen layers' maps kept in the same place (prefix.CHUNK).
 """
 
 import copy
@@ -59,6 +60,26 @@ class Recipe:
     def rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0."""
         return self.base_lr * self.gamma ** (iteration // self.stepsize)
+
+    def changed(self, changes: dict) -> "Recipe":
+        """With these settings changed, as YAML gives them. Raises ValueError naming what there is to change.
+
+        heads_first: None, or a dict of what to change in this recipe's; in this recipe itself where it has none.
+        """
+        kinds, found = {f.name: f.type for f in dataclasses.fields(self)}, {}
+        for name, value in changes.items():
+            try:
+                if name == "heads_first" and value is not None:
+                    value = (self.heads_first or self).changed(value)
+                elif kinds[name] is float and type(value) in (int, str):
+                    value = float(value)  # 1e-3 is a word to YAML
+                elif name != "heads_first" and type(value) is not kinds[name]:
+                    raise TypeError
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                known = ", ".join(f"{n} ({getattr(kind, '__name__', kind)})" for n, kind in kinds.items())
+                raise ValueError(f"a recipe has {known}; found {name}: {value!r}") from error
+            found[name] = value
+        return dataclasses.replace(self, **found)
 
     def quick(self) -> "Recipe":
         """What two CPU cores do in about a minute: 200 iterations of 12 images, the rate dropped once, after half of
@@ -253,6 +274,8 @@ def _fit_heads(model, train, recipe: Recipe, seed, cache, cache_folder, precisio
             model, train, recipe, seed,
             cache=cache, cache_folder=cache_folder, precision=precision, fabric=fabric, progress=progress,
         )  # fmt: skip
+    except Diverged as e:
+        raise Diverged(f"{e} in the recipe's heads_first: the fully connected layers were being trained alone") from e
     finally:
         for p in learning:
             p.requires_grad_(True)
@@ -268,7 +291,10 @@ class Team:
     def share(self, batch: int) -> slice:
         """This process's part of a batch. Raises ValueError where the parts would not be equal."""
         if batch % self.size:
-            raise ValueError(f"a batch of {batch} cannot be shared equally by {self.size} processes")
+            possible = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+            raise ValueError(
+                f"a batch of {batch} cannot be shared equally by {self.size} processes; start one of {possible}"
+            )
         part = batch // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -523,7 +524,7 @@ def test_where_no_prefix_file_can_be_written_a_warning_says_so_and_training_goes
     assert not folder.is_dir() or not list(folder.iterdir())
 
 
-def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
+def test_a_folder_for_the_prefix_of_a_whole_set_does_not_change_a_bit(tmp_path):
     ends = []
     for where in ({}, {"cache_folder": tmp_path}, {"cache": 0}):
         net = expression_net()
@@ -728,6 +729,12 @@ def test_diverged_training_names_the_iteration_and_keeps_the_last_good_checkpoin
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_heads_that_diverge_alone_say_so():
+    recipe = dataclasses.replace(SHORT, heads_first=dataclasses.replace(SHORT, base_lr=1e30))
+    with pytest.raises(training.Diverged, match=r"iteration \d+ is .*lower base_lr in the recipe's heads_first"):
+        training.fit(expression_net(), Patterns(), recipe)
+
+
 def test_unwritable_folder_stops_before_training(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="name another folder"):
@@ -866,17 +873,23 @@ def kill_often(folder, kills=30, seed=0):
 HAS_FABRIC = importlib.util.find_spec("lightning_fabric") is not None
 
 
-def in_two(*arguments) -> str:
-    """Run this file in two processes, started by torchrun."""
-    return in_process(*arguments, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+def in_two(*arguments, by="torchrun") -> str:
+    """Run this file in two processes, started by torchrun or `fabric run`."""
+    if by == "torchrun":
+        return in_process(*arguments, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    with socket.create_server(("", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = ["--devices", "2", "--strategy", "ddp", "--accelerator", "cpu", "--main-port", port]
+    return in_process(*arguments, by=["-m", "lightning_fabric.cli", *options])
 
 
 @pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
-def test_two_processes_train_as_one(tmp_path):
-    """Started by torchrun, as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
+@pytest.mark.parametrize("by", ["torchrun", "fabric run"])
+def test_two_processes_train_as_one(tmp_path, by):
+    """Started as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
-    in_two("together", path)
+    in_two("together", path, by=by)
     together = expression_net()
     resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
     assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
@@ -912,7 +925,7 @@ def test_a_batch_is_shared_equally_or_refused():
         global_rank, world_size = 2, 3
 
     assert training.Team(Three).share(12) == slice(8, 12)
-    with pytest.raises(ValueError, match="shared equally by 3"):
+    with pytest.raises(ValueError, match="shared equally by 3 processes; start one of 1, 2, 4"):
         training.Team(Three).share(4)
 
 
