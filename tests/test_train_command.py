@@ -1,6 +1,12 @@
 """python -m dualtl_lib train, on a run of few faces and few iterations."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -52,3 +58,16 @@ def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
     assert not (run.path / "cache").exists() and not runs.open_run("tiny").path.exists()
     assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=many"]) == 1
     assert "max_iter (int)" in capsys.readouterr().err
+
+
+def test_ended_by_sigterm_it_leaves_no_part_of_a_file(home):
+    """As SLURM and Snakemake end a job; here while the frozen layers are computed."""
+    shutil.copytree(runs.__file__.removesuffix("/runs.py"), home / "dualtl_lib")
+    here = {**os.environ, "PYTHONPATH": str(home), "DUALTL_OUTPUT": str(home)}
+    command = [sys.executable, "-m", "dualtl_lib", "train", "tiny", "celeba", "--set", "celeba.max_iter=10000"]
+    with subprocess.Popen(command, cwd=home, env=here, stderr=subprocess.PIPE, text=True) as job:
+        while job.poll() is None and not list(home.glob("runs/*/cache/.prefix-*")):
+            time.sleep(1e-3)
+        job.send_signal(signal.SIGTERM)
+        said = job.communicate(timeout=60)[1]
+    assert (job.returncode, list(home.glob("runs/*/*/.*"))) == (143, []), said
