@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -47,11 +48,16 @@ def team():
     return fabric
 
 
+def _run(args: argparse.Namespace) -> runs.Run:
+    changes = runs.parsed(args.set)
+    return runs.open_run(args.run, **{"seed": args.seed, "budget": args.budget} | changes)
+
+
 def _train(args: argparse.Namespace) -> None:
     from dualtl_lib import materials
 
     fabric = team()
-    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
+    run = _run(args)
     step, _, rest = args.model.partition("_")
     with fabric.rank_zero_first() if fabric else nullcontext():  # what is not there yet is written by one of them
         if step == "celeba":
@@ -75,7 +81,7 @@ def _train(args: argparse.Namespace) -> None:
 def _fold(args: argparse.Namespace) -> None:
     from dualtl_lib import folds, sweep
 
-    run, job = runs.open_run(args.run, seed=args.seed, budget=args.budget), sweep.parse(args.job)
+    run, job = _run(args), sweep.parse(args.job)
     print(folds.do(run, job))
     said = folds.table5(folds.answers(run, [job]))
     print(said[["model", "accuracy", "n", "low", "high"]].to_csv(index=False), end="")
@@ -84,7 +90,7 @@ def _fold(args: argparse.Namespace) -> None:
 def _folds(args: argparse.Namespace) -> None:
     from dualtl_lib import folds, sweep
 
-    run = runs.open_run(args.run, seed=args.seed, budget=args.budget)
+    run = _run(args)
     done, listed = folds.done(run), sweep.jobs(run)
     print(f"{len(done)} of the {len(listed)} jobs of run {run.name} are done", file=sys.stderr)
     if done:
@@ -96,7 +102,7 @@ def _folds(args: argparse.Namespace) -> None:
 def _summary(args: argparse.Namespace) -> None:
     from dualtl_lib import summary
 
-    print(summary.text(runs.open_run(args.run, seed=args.seed, budget=args.budget)))
+    print(summary.text(_run(args)))
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -132,6 +138,8 @@ def parser() -> argparse.ArgumentParser:
     opened.add_argument("run", help="a name in config/")
     opened.add_argument("--seed", type=int, help="of the run, if other than its config's")
     opened.add_argument("--budget", choices=runs.BUDGETS, help="likewise")
+    about = "another setting of its config, such as precision=bfloat16, or of a recipe, such as ckplus.base_lr=0.001"
+    opened.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{about}; may be repeated")
 
     train = commands.add_parser("train", parents=[opened], help="train one model of a run without its notebook")
     train.add_argument("model", choices=("celeba", *(f"ckplus_fig{n}{p}" for n in (14, 18) for p in ("", "_people"))))
@@ -169,4 +177,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SLURM's and Snakemake's: parts of files are removed
     sys.exit(main())

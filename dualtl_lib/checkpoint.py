@@ -84,11 +84,11 @@ class Checkpoint:
         found = {f"momentum.{m.name}": m.speed for m in self.solver.moved}
         return found | {f"pushed.{m.name}": m.pushed for m in self.solver.moved if m.pushed is not None}
 
-    def resume(self, history: dict) -> int:
-        """Load the file, if there is one, into model, solver and history; the iteration to go on from."""
-        kept = metadata(self.path)
-        if kept is None:
-            return 0
+    def resume(self, kept: dict[str, str], history: dict) -> int:
+        """Load the file, whose `metadata` is kept, into model, solver and history; the iteration to go on from.
+
+        Raises OtherTraining where it belongs to another.
+        """
         for what, mine in self.origin.items():
             if kept.get(what) != mine:
                 raise OtherTraining(

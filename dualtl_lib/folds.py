@@ -84,8 +84,8 @@ def do(run: runs.Run, job: sweep.Job) -> Path:
 
 
 def made_of(run: runs.Run) -> dict:
-    """What of a run's settings decides a fold's faces, split and start."""
-    settings = ("weights", "celeba", "ckplus", "person", "peak_frames", "contempt", "crop")
+    """What of a run's settings decides a fold's faces, split, start and recipe."""
+    settings = ("weights", "celeba", "ckplus", "person", "peak_frames", "contempt", "crop", "recipe")
     return {"folds": run.sweep["folds"], **{key: getattr(run, key) for key in settings}}
 
 
@@ -111,6 +111,7 @@ def _trained(run: runs.Run, job: sweep.Job, trunk, train, test, figure: int):
             recipe,
             seed=job.seed,
             checkpoint=_state(run, job, figure),
+            cache=run.cache,
             cache_folder=run.path / "cache",
             skip_dead_tail=run.skip_dead_tail,
             precision=run.precision,
@@ -149,10 +150,9 @@ def _read(run: runs.Run, jobs: list[sweep.Job]) -> dict[sweep.Job, dict]:
     """What the jobs have written. Raises as `answers` does."""
     missing = [job for job in jobs if not sweep.path(run, job).exists()]
     if missing:
-        options = "".join(f" --{key} {value}" for key, value in run.changes().items() if key in ("seed", "budget"))
         raise FileNotFoundError(
             f"run {run.name!r} lacks {len(missing)} of {len(jobs)} folds, {missing[0]} first: "
-            f"`python -m dualtl_lib fold {run.config}{options} {missing[0]}`, or all of them with {run.made_by()}"
+            f"`python -m dualtl_lib fold {run.config}{run.options()} {missing[0]}`, or all of them with {run.made_by()}"
         )
     contents = {job: json.loads(sweep.path(run, job).read_text()) for job in jobs}
     settings, now = {}, made_of(run)

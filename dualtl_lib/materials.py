@@ -19,6 +19,7 @@ from .prefix import Prefix
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
 FOLDS = 5  # people kept apart; the notebooks train on the first fold
+STEPS = ("celeba", "ckplus", "heads")  # a recipe each
 MADE_BY = {  # which notebook trains which model
     "celeba": "03_first_transfer",
     "ckplus_fig14": "05_second_transfer",
@@ -108,11 +109,15 @@ def expression_net(
 
 
 def recipe(run: runs.Run, step: str) -> training.Recipe:
-    """The solver's settings of a step in the run's budget: "celeba" (Table 3), "ckplus" or "heads" (Table 4)."""
-    as_printed = training.CELEBA if step == "celeba" else training.CKPLUS
-    if run.budget == "paper":
-        return as_printed
-    return as_printed.quick_heads() if step == "heads" else as_printed.quick()
+    """The solver's settings of a step in the run's budget: "celeba" (Table 3), "ckplus" or "heads" (Table 4), but for
+    what the run's own `recipe` changes. Raises ValueError for one that has other steps or settings.
+    """
+    if not all(known in STEPS and isinstance(changes, dict) for known, changes in run.recipe.items()):
+        raise ValueError(f"recipe: expected settings by step, {', '.join(STEPS)}, found {run.recipe}")
+    found = training.CELEBA if step == "celeba" else training.CKPLUS
+    if run.budget != "paper":
+        found = found.quick_heads() if step == "heads" else found.quick()
+    return found.changed(run.recipe.get(step, {}))
 
 
 def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe, fabric=None) -> dict[str, list]:
@@ -125,6 +130,7 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
         seed=run.seed,
         validation=validation,
         checkpoint=state,
+        cache=run.cache,
         cache_folder=run.path / "cache",
         fabric=fabric,
         validate_every=recipe.max_iter // 2 if run.budget == "quick" else None,  # a look costs many quick steps
@@ -145,14 +151,15 @@ def train(run: runs.Run, name: str, model, data, validation, recipe: training.Re
     return history
 
 
-def fit(model, data, recipe: training.Recipe, checkpoint: Path, **arguments) -> dict[str, list]:
+def fit(model, data, recipe: training.Recipe, checkpoint: Path, fabric=None, **arguments) -> dict[str, list]:
     """training.fit, which begins anew where the state that was kept is of another training."""
     try:
-        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
-    except training.OtherTraining:  # something above this training has changed since
-        print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
-        checkpoint.unlink(missing_ok=True)
-        return training.fit(model, data, recipe, checkpoint=checkpoint, **arguments)
+        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
+    except training.OtherTraining:  # something above this training has changed since; each process is told so
+        if fabric is None or fabric.is_global_zero:  # the others wait for what this one finds there next
+            print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
+            checkpoint.unlink(missing_ok=True)
+        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
 
 
 @contextlib.contextmanager
@@ -208,7 +215,7 @@ def expression_model(run: runs.Run, protocol: str, figure: int) -> caffenet.Expr
 def predict(run: runs.Run, net: caffenet.ExpressionNet, test: faces.CKPlus) -> Tensor:
     """evaluation.predict, going on from what training has kept of the frozen layers: int64 [N]."""
     with accelerated(net) as device:
-        kept = Prefix(net, test, folder=run.path / "cache", precision=resolve(run.precision, device))
+        kept = Prefix(net, test, run.cache, run.path / "cache", resolve(run.precision, device))
         return evaluation.predict(net, test, features=kept)
 
 

@@ -1,7 +1,8 @@
 """What the frozen first layers make of a data set: the same at every iteration, so computed once."""
 
+import fcntl
 import os
-import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from dualtl_lib import runs
 from dualtl_lib.caffenet import SIZE
 from dualtl_lib.precision import autocast
 
-CHUNK = 25  # images at a time; fixed, so that the cached bits do not depend on who asks
+# Images at a time; fixed, so that a cache's bits do not depend on who asks. In bfloat16 fewer at once, as a set's last
+# ones are, may come out with other low bits, if the layers are small (not CaffeNet's, where it was tried). A part of a
+# set then has others in memory than in a folder, where it is kept with the whole set.
+CHUNK = 25
 LIMIT = 4 << 30  # bytes
-ABANDONED = 24 * 3600  # seconds since a file was last written to: no build pauses so long, its process was killed
 MADE = b"maps last, bfloat16 normalized by a product"  # a cache made another way has other bits and is not used
 KEPT_AS = {"float32": "f4", "bfloat16": "i2"}  # NumPy has no bfloat16: its bits are kept as integers
 
@@ -36,7 +39,8 @@ class Prefix:
         layers) and shared by all that ask for the same. Faces that are a part of a larger set (`Faces.subset`) share
         one file for all of it where that fits, so folds and protocols compute it once; and what fewer frozen layers
         have left there is gone on from. The limit is of all files there: when it would be passed, those used the
-        longest ago make room, but not what other processes are just writing. None: in memory.
+        longest ago make room, but not what other processes are just writing. A damaged file is made anew. Where none
+        can be written, a warning says so, and the maps are computed each time they are asked for. None: in memory.
     precision: "float32", or "bfloat16": maps are computed and kept in it, in half the bytes. The next layer, which
         computes in it too, would round them to it anyway, so nothing is lost.
 
@@ -57,9 +61,9 @@ class Prefix:
             limit = torch.cuda.mem_get_info(self.device)[0] * 2 // 3 if on_card else LIMIT
         if self.frozen and self.bytes <= limit:
             if folder and not on_card:
-                self._share(Path(folder), limit)
+                self._keep(Path(folder), limit)
             else:
-                out = torch.empty(len(faces), *self.kept_shape, dtype=self.dtype, device=self.device)
+                out = torch.empty(len(faces), *self.shape(self.frozen[-1]), dtype=self.dtype, device=self.device)
                 self.kept = self._fill(out, faces.images)
         elif on_card and len(faces) * 3 * SIZE**2 <= limit:
             self.pixels = self._resident(faces.images)
@@ -74,10 +78,9 @@ class Prefix:
         """What the maps of these faces take."""
         return len(self) * int(np.prod(self.maps)) * self.dtype.itemsize
 
-    @property
-    def kept_shape(self) -> tuple[int, int, int]:
-        """How one image's maps are kept, [H, W, C]: in the order in memory that the trunk works in."""
-        maps, height, width = self.maps
+    def shape(self, layer: str) -> tuple[int, int, int]:
+        """How one image's maps of a layer are kept, [H, W, C]: in the order in memory that the trunk works in."""
+        maps, height, width = self.trunk.shapes()[layer]
         return height, width, maps
 
     @property
@@ -135,6 +138,18 @@ class Prefix:
         about = [self.trunk.layer(name) for name in layers], self.trunk.order, self.trunk.transform, self.precision
         return runs.fingerprint(MADE, repr(about).encode(), *weights, images.encode())
 
+    def _keep(self, folder: Path, limit: int):
+        """Share a file of the folder, or warn that there is none."""
+        try:
+            self._share(folder, limit)
+        except OSError as error:
+            warnings.warn(
+                f"{folder}: the frozen layers' maps cannot be kept there ({error.strerror or error}), and are computed "
+                "at each use, which takes longer; make room there and let it be written to, or name another folder "
+                "(that of a run is under DUALTL_OUTPUT)",
+                stacklevel=1,  # here, so that the next training's is the same warning, and shown once
+            )
+
     def _share(self, folder: Path, limit: int):
         """Find the maps in a file of the folder, or put them there.
 
@@ -145,44 +160,51 @@ class Prefix:
             self.rows, images = torch.from_numpy(images.rows), images.pixels
         fingerprint = content(images)
 
-        def of(layers: tuple[str, ...]) -> Path:
-            return folder / f"prefix-{self.key(layers, fingerprint)}.npy"
+        def path(done: int) -> Path:
+            return folder / f"prefix-{self.key(self.frozen[:done], fingerprint)}.npy"
 
-        path = of(self.frozen)
-        self.kept = self._open(path)
-        if self.kept is not None:
+        def shape(done: int) -> tuple[int, ...]:
+            return len(images), *self.shape(self.frozen[done - 1])
+
+        every = len(self.frozen)
+        found = ((done, self._open(path(done), shape(done))) for done in range(every, 0, -1))
+        done, known = next(((done, maps) for done, maps in found if maps is not None), (0, None))
+        if done == every:
             with suppress(OSError):  # deleted since, or another user's
-                os.utime(path)
+                os.utime(path(every))
+            self.kept = known
             return
-        fewer = ((n, self._open(of(self.frozen[:n]))) for n in range(len(self.frozen) - 1, 0, -1))
-        done, known = next(((n, maps) for n, maps in fewer if maps is not None), (0, None))
-        with runs.replacing(path) as part:
-            file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], (len(images), *self.kept_shape))
+        with runs.replacing(path(every)) as part, open(part, "r+b") as held:
+            with suppress(OSError):  # some file systems have no locks: there, what a killed process left stays
+                fcntl.flock(held, fcntl.LOCK_EX)
+            file = np.lib.format.open_memmap(part, "w+", KEPT_AS[self.precision], shape(every))
             make_room(folder, limit)  # for this part too, which has its full size by now
             runs.reserve(part)
             self._fill(torch.from_numpy(file).view(self.dtype), images, known, done)
             file.flush()
-            self.kept = self._open(part)  # while no other process would delete it
+            self.kept = self._open(part, shape(every))  # while no other process would delete it
 
-    def _open(self, path: Path) -> Tensor | None:
-        """The maps in a file, read as they are asked for; None where there is none."""
+    def _open(self, path: Path, shape: tuple[int, ...]) -> Tensor | None:
+        """The maps in a file, read as they are asked for; None where there is none, or a damaged one, which goes."""
         try:
-            return torch.from_numpy(np.load(path, mmap_mode="c")).view(self.dtype)
-        except FileNotFoundError:
+            maps = np.load(path, mmap_mode="c")
+            if (maps.shape, maps.dtype) == (shape, np.dtype(KEPT_AS[self.precision])):
+                return torch.from_numpy(maps).view(self.dtype)
+        except OSError:  # not there, or not readable
             return None
+        except Exception:  # whatever NumPy makes of a header that is none
+            pass
+        path.unlink(missing_ok=True)
+        return None
 
 
 def make_room(folder: Path, limit: int) -> None:
     """Delete the caches of a folder that were used the longest ago until all take no more than `limit` bytes.
 
-    The parts that are being written count, and stay; those that a killed process left do not.
+    The parts that are being written count, and stay; those that a killed process left are deleted.
     """
-    taken = 0
-    for used, size, part in _by_age(folder, ".prefix-*.npy"):  # as runs.replacing names them
-        if time.time() - used > ABANDONED:
-            part.unlink(missing_ok=True)
-        else:
-            taken += size
+    parts = _by_age(folder, ".prefix-*.npy")  # as runs.replacing names them
+    taken = sum(size for _, size, part in parts if size and _held(part))  # held from before it has a size
     files = _by_age(folder, "prefix-*.npy")
     taken += sum(size for _, size, _ in files)
     for _, size, file in files:
@@ -190,6 +212,19 @@ def make_room(folder: Path, limit: int) -> None:
             break
         file.unlink(missing_ok=True)  # another process may have been faster
         taken -= size
+
+
+def _held(part: Path) -> bool:
+    """Whether a process is writing this part. One that none holds any more is deleted."""
+    try:
+        with open(part, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return False
+    except OSError:  # BlockingIOError, or another user's
+        return True
+    return False
 
 
 def _by_age(folder: Path, pattern: str) -> list[tuple[float, int, Path]]:

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -42,6 +43,8 @@ OPTIONAL = {
     "precision": "float32",  # of training and testing: "float32", "bfloat16", or "auto", the faster on this machine
     "skip_dead_tail": False,  # leave out what training.fit shows to change nothing
     "sweep": {},  # sweep.Job's choices, each a list, and the number of folds
+    "recipe": {},  # by step (celeba, ckplus, heads), settings of training.Recipe that differ from the budget's
+    "cache_gb": None,  # GiB that all of the run's caches of frozen layers may take; None: as prefix.Prefix has it
 }
 
 
@@ -63,6 +66,8 @@ class Run:
     precision: str
     skip_dead_tail: bool
     sweep: dict
+    recipe: dict
+    cache_gb: int | float | None
 
     @property
     def path(self) -> Path:
@@ -73,6 +78,11 @@ class Run:
     def figures(self) -> Path:
         """figures/<name>/: tables and results, and pictures where they show no real people."""
         return OUTPUT / "figures" / self.name
+
+    @property
+    def cache(self) -> int | None:
+        """Its cache_gb in bytes: prefix.Prefix's limit."""
+        return None if self.cache_gb is None else int(self.cache_gb * 2**30)
 
     @property
     def people(self) -> bool:
@@ -115,6 +125,12 @@ class Run:
             )
         return f"`make reproduce RUN=…` with a config of its own ({', '.join(changes)} changed)"
 
+    def options(self) -> str:
+        """What the command line needs after the config's name to open it, a space before each; but for a sweep."""
+        said = {k: v for k, v in self.changes().items() if k != "sweep"}
+        said |= _flat(said.pop("recipe", {}))
+        return "".join(f" --set {shlex.quote(f'{key}={value}')}" for key, value in said.items())
+
     def checkpoint(self, model: str) -> Path:
         """Where the trained model of that name is kept. The file may not exist yet."""
         return self.path / f"{model}.safetensors"
@@ -133,25 +149,66 @@ def open_run(name: str, **changes) -> Run:
     """The run that config/<name>.yaml describes, with single settings changed.
 
     A changed run gets a name of its own (`embedded,seed=3`), so that it never shares a file with the first; a value
-    of None changes nothing. Raises ValueError for an unknown run, key or value.
+    of None changes nothing, and a recipe only what it names. Raises ValueError for an unknown run, key or value.
     """
     path = HOME / "config" / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ValueError(f"no run {name!r}: {path.name} is not in config/, which has {known}")
     config = OPTIONAL | _settings(path)
+    if "recipe" in changes:
+        changes["recipe"] = _laid_over(config["recipe"], changes["recipe"])
     changed = {k: v for k, v in changes.items() if v is not None and v != config.get(k)}
+    before = _flat(config["recipe"])
     config |= changed
-    kinds = KEYS | {key: type(default) for key, default in OPTIONAL.items()}
+    kinds = KEYS | {key: type(default) for key, default in OPTIONAL.items()} | {"cache_gb": int | float | None}
     for key in kinds.keys() | config.keys():
         if key not in kinds or not isinstance(config.get(key), kinds[key]):
-            expected = kinds[key].__name__ if key in kinds else f"one of {', '.join(kinds)}"
+            expected = getattr(kinds[key], "__name__", kinds[key]) if key in kinds else f"one of {', '.join(kinds)}"
             raise ValueError(f"{path.name}: {key}: expected {expected}, found {config.get(key)!r}")
     for key, known in {"budget": BUDGETS, "precision": PRECISIONS}.items():
         if config[key] not in known:
             raise ValueError(f"{key} is one of {', '.join(known)}, not {config[key]!r}")
-    config["name"] = ",".join([name, *(f"{k}={v}" for k, v in sorted(changed.items()))]).replace("/", "_")
-    return Run(**config)
+    steps = _flat(changed.pop("recipe", {}))
+    said = changed | {k: v for k, v in steps.items() if k not in before or v != before[k]}
+    words = ",".join(f"{k}={v}" for k, v in sorted(said.items())).replace("/", "_")
+    words = words if len(words.encode()) < 200 else fingerprint(words.encode())  # the name of a folder has 255 bytes
+    return Run(**config, name=f"{name},{words}" if words else name)
+
+
+def parsed(words: list[str]) -> dict:
+    """The changes that open_run takes, from words such as seed=3, or ckplus.base_lr=0.001 of a recipe.
+
+    Raises ValueError for what is no such word.
+    """
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        try:
+            change = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"expected a setting such as precision=bfloat16 or ckplus.base_lr=0.001, found {word!r}")
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        found = _laid_over(found, {"recipe": change} if "." in key else change)
+    return found
+
+
+def _laid_over(below, above):
+    """Settings in dicts of dicts, those of `above` where both have one."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
+
+
+def _flat(nested, name: str = "") -> dict:
+    """A recipe's settings by the names that `parsed` reads: {"ckplus": {"batch": 12}} is {"ckplus.batch": 12}."""
+    if not isinstance(nested, dict):
+        return {name: nested}
+    parts = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in nested.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _settings(path: Path) -> dict:

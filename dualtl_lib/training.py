@@ -1,7 +1,8 @@
 """Training as Tables 3 and 4 set it: recipes, losses, and a loop that resumes to the bit.
 
 Everything drawn at iteration t (the batch, the dropout) follows from (seed, t) alone, so a checkpoint needs no state of
-a random number generator, and a training that was killed and resumed ends with the same bits as one that was not.
+a random number generator, and a training that was killed and resumed ends with the same bits as one that was not, on
+as many threads and with the frozen layers' maps kept in the same place (prefix.CHUNK).
 """
 
 import copy
@@ -59,6 +60,26 @@ class Recipe:
     def rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0."""
         return self.base_lr * self.gamma ** (iteration // self.stepsize)
+
+    def changed(self, changes: dict) -> "Recipe":
+        """With these settings changed, as YAML gives them. Raises ValueError naming what there is to change.
+
+        heads_first: None, or a dict of what to change in this recipe's; in this recipe itself where it has none.
+        """
+        kinds, found = {f.name: f.type for f in dataclasses.fields(self)}, {}
+        for name, value in changes.items():
+            try:
+                if name == "heads_first" and value is not None:
+                    value = (self.heads_first or self).changed(value)
+                elif kinds[name] is float and type(value) in (int, str):
+                    value = float(value)  # 1e-3 is a word to YAML
+                elif name != "heads_first" and type(value) is not kinds[name]:
+                    raise TypeError
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                known = ", ".join(f"{n} ({getattr(kind, '__name__', kind)})" for n, kind in kinds.items())
+                raise ValueError(f"a recipe has {known}; found {name}: {value!r}") from error
+            found[name] = value
+        return dataclasses.replace(self, **found)
 
     def quick(self) -> "Recipe":
         """What two CPU cores do in about a minute: 200 iterations of 12 images, the rate dropped once, after half of
@@ -160,14 +181,15 @@ def fit(
     """
     team = Team(fabric)
     places = np.arange(recipe.batch)[team.share(recipe.batch)]
-    precision = _chosen(precision, _device(model), checkpoint, team)
+    kept = team.first(lambda: metadata(checkpoint)) if checkpoint else None  # read once, so that all go the same way
+    precision = team.first(lambda: _chosen(precision, _device(model), kept))
     solver = CaffeSGD(model.named_parameters(), recipe.momentum, recipe.weight_decay, measure=skip_dead_tail)
     history = {"loss": [], "rate": [], "active": [], "validated": [], "validation": []}
     keeper = None
     if checkpoint:
         how = {"precision": precision, "skip_dead_tail": skip_dead_tail}
         keeper = Checkpoint(checkpoint, model, solver, recipe, train, seed, how, writes=team.rank == 0)
-    begin = keeper.resume(history) if keeper else 0
+    begin = 0 if kept is None else keeper.resume(kept, history)
     model.eval()
     if begin == recipe.max_iter or "skipped_from" in history:
         return history
@@ -252,6 +274,8 @@ def _fit_heads(model, train, recipe: Recipe, seed, cache, cache_folder, precisio
             model, train, recipe, seed,
             cache=cache, cache_folder=cache_folder, precision=precision, fabric=fabric, progress=progress,
         )  # fmt: skip
+    except Diverged as e:
+        raise Diverged(f"{e} in the recipe's heads_first: the fully connected layers were being trained alone") from e
     finally:
         for p in learning:
             p.requires_grad_(True)
@@ -267,7 +291,10 @@ class Team:
     def share(self, batch: int) -> slice:
         """This process's part of a batch. Raises ValueError where the parts would not be equal."""
         if batch % self.size:
-            raise ValueError(f"a batch of {batch} cannot be shared equally by {self.size} processes")
+            possible = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+            raise ValueError(
+                f"a batch of {batch} cannot be shared equally by {self.size} processes; start one of {possible}"
+            )
         part = batch // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
@@ -275,9 +302,10 @@ class Team:
         """The mean over the processes."""
         return x if self.size == 1 else self.fabric.all_reduce(x, reduce_op="mean")
 
-    def first(self, x):
-        """What the first process has, for all."""
-        return x if self.size == 1 else self.fabric.broadcast(x)
+    def first(self, ask):
+        """What the first process is told when it asks, for all."""
+        told = ask() if self.rank == 0 else None
+        return told if self.size == 1 else self.fabric.broadcast(told)
 
 
 def furthest(solver: CaffeSGD, recipe: Recipe, iteration: int) -> dict[str, float]:
@@ -306,11 +334,11 @@ def _left(solver: CaffeSGD, recipe: Recipe, done: int) -> float:
     return movement
 
 
-def _chosen(precision: str, device: torch.device, checkpoint: Path | None, team: Team) -> str:
+def _chosen(precision: str, device: torch.device, kept: dict | None) -> str:
     """The precision to train in. "auto" is measured once for a training: another process might find otherwise."""
-    if precision == "auto" and checkpoint:
-        precision = (metadata(checkpoint) or {}).get("precision", precision)
-    return team.first(resolve(precision, device))
+    if precision == "auto" and kept:
+        precision = kept.get("precision", precision)
+    return resolve(precision, device)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,10 +1,12 @@
 """What a run is made of: the face that notebooks show, and who is on the images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from dualtl_lib import faces, folds, materials, runs, sweep
+from dualtl_lib import faces, folds, materials, runs, sweep, training
 from dualtl_lib.faces import splits
 
 
@@ -87,3 +89,38 @@ def test_faces_without_neutral_have_no_peaks(tmp_path, monkeypatch):
     monkeypatch.setattr(materials, "ckplus", lambda run: data)
     with pytest.raises(ValueError, match=r"peaks leaves neutral out.*write classes: \[all\] in sweep"):
         folds.parts(None, sweep.Job("people", "peaks", "single", 0, 1))
+
+
+def run_of(budget="quick", **recipe):
+    return runs.open_run("embedded", budget=budget, recipe=recipe)
+
+
+def test_a_runs_own_recipe_changes_what_the_budget_gives():
+    changed = materials.recipe(run_of(ckplus=dict(base_lr="1e-3", momentum=0, batch=20)), "ckplus")
+    quick = training.CKPLUS.quick()
+    assert changed == dataclasses.replace(quick, base_lr=0.001, momentum=0.0, batch=20)
+    assert type(changed.base_lr) is type(changed.momentum) is float and materials.recipe(run_of(), "ckplus") == quick
+    assert materials.recipe(run_of(ckplus=dict(batch=20)), "heads") == training.CKPLUS.quick_heads()
+    assert materials.recipe(run_of("paper", celeba=dict(max_iter=9)), "celeba").max_iter == 9
+    assert materials.recipe(run_of(ckplus=dict(heads_first=None)), "ckplus").heads_first is None
+    heads = materials.recipe(run_of(ckplus=dict(heads_first=dict(max_iter=7))), "ckplus").heads_first
+    assert heads == dataclasses.replace(quick.heads_first, max_iter=7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(clebea={}), "by step, celeba, ckplus, heads, found .*clebea"),
+        (dict(ckplus=3), "by step, celeba, ckplus, heads, found .*3"),
+        (dict(ckplus=dict(lr=1)), r"base_lr \(float\), batch \(int\), .* found lr: 1"),
+        (dict(ckplus=dict(base_lr="fast")), "found base_lr: 'fast'"),
+        (dict(ckplus=dict(base_lr=None)), "found base_lr: None"),
+        (dict(ckplus=dict(momentum=True)), "found momentum: True"),
+        (dict(ckplus=dict(max_iter=1.5)), "found max_iter: 1.5"),
+        (dict(ckplus=dict(heads_first=3)), "found heads_first: 3"),
+        (dict(ckplus=dict(loss="squared")), "hinge, cross-entropy"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_allowed(changes, said):
+    with pytest.raises(ValueError, match=said):
+        materials.recipe(run_of(**changes), "ckplus")

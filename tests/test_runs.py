@@ -37,6 +37,36 @@ def test_a_changed_run_has_its_own_folders(home):
     assert not {same.path, same.figures} & {other.path, other.figures}
 
 
+def test_a_run_with_another_recipe_has_its_own_folders_and_says_how_to_open_it(home):
+    write(home, recipe={"ckplus": {"max_iter": 500, "batch": 50}})
+    before = runs.open_run("mine")
+    same = runs.open_run("mine", **runs.parsed(["ckplus.batch=50"]))
+    other = runs.open_run("mine", **runs.parsed(["ckplus.base_lr=1e-3", "ckplus.batch=20", "seed=3"]))
+    assert same == before and other.name == "mine,ckplus.base_lr=1e-3,ckplus.batch=20,seed=3"
+    assert other.recipe == {"ckplus": {"max_iter": 500, "batch": 20, "base_lr": "1e-3"}} and other.config == "mine"
+    again = runs.open_run(other.config, **runs.parsed(other.options().replace(" --set ", " ").split()))
+    assert again == other and other.made_by().endswith("(seed, recipe changed)")
+    off = runs.open_run("mine", **runs.parsed(["ckplus.heads_first=", "ckplus.x=/"]))
+    assert off.name == "mine,ckplus.heads_first=None,ckplus.x=_"
+    long = runs.open_run("mine", **runs.parsed([f"ckplus.setting{i}={i}" for i in range(99)]))
+    assert len(long.name) < 30 and long.config == "mine"
+
+
+@pytest.mark.parametrize("word", ["seed", "ckplus.base_lr", "seed=[", "=3=:"])
+def test_what_sets_nothing_is_refused(home, word):
+    write(home)
+    with pytest.raises(ValueError, match=r"ckplus.base_lr=0.001, found|expected one of title"):
+        runs.open_run("mine", **runs.parsed([word]))
+
+
+def test_the_caches_size_is_in_gib(home):
+    write(home)
+    assert runs.open_run("mine").cache is None
+    for size in (2, 0.5, 0):
+        write(home, cache_gb=size)
+        assert runs.open_run("mine").cache == size * 2**30
+
+
 def test_pictures_of_people_stay_out_of_the_committed_folder(home):
     for real in ({}, {"celeba": "synthetic"}, {"ckplus": "synthetic"}):
         write(home, **real)
@@ -56,6 +86,8 @@ def test_provenance_needs_no_git(monkeypatch):
     [
         (dict(budget="huge"), "budget is one of quick, paper"),
         (dict(precision="half"), "precision is one of float32, bfloat16, auto"),
+        (dict(cache_gb="much"), "cache_gb: expected int | float | None, found 'much'"),
+        (dict(recipe=3), "recipe: expected dict, found 3"),
         (dict(skip_dead_tail=1), "skip_dead_tail: expected bool, found 1"),
         (dict(seed="one"), "seed: expected int, found 'one'"),
         (dict(sead=1), "sead: expected one of"),

@@ -202,6 +202,16 @@ def test_a_fold_older_than_a_setting_was_made_with_its_default(small):
         folds.answers(dataclasses.replace(small, peak_frames=4), [job])
 
 
+def test_a_fold_of_another_recipe_is_not_pooled_but_done_again(small):
+    job = Job("random", "peaks", "single", 0, 1)
+    folds.do(small, job)
+    other = dataclasses.replace(small, recipe={"heads": {"batch": 5}})
+    with pytest.raises(ValueError, match=r"fold1.json: expected a fold of .*'recipe'.*found"):
+        folds.answers(other, [job])
+    folds.do(other, job)
+    assert len(folds.answers(other, [job])) == 2 * len(json.loads(sweep.path(other, job).read_text())["test"])
+
+
 def test_only_a_job_of_the_sweep_is_done(small):
     for name in ("people-peaks-dual-seed0-fold3", "people-peaks-dual-seed0-fold0", "random-all-random-seed0-fold1"):
         with pytest.raises(ValueError, match=rf"no job {name}; its sweep has random-all-single-seed0-fold1"):

@@ -1,16 +1,21 @@
 """Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, prefix.py."""
 
 import dataclasses
+import errno
+import fcntl
+import importlib.util
 import json
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +26,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from dualtl_lib import __main__, caffenet, evaluation, paper, precision, prefix, runs, training
+from dualtl_lib import __main__, caffenet, evaluation, materials, paper, precision, prefix, runs, training
 from dualtl_lib.caffenet import Layer
+from dualtl_lib.checkpoint import metadata
 from dualtl_lib.faces import Faces
 from dualtl_lib.solver import CaffeSGD
 
@@ -432,19 +438,93 @@ def test_another_process_may_delete_a_prefix_file_at_any_moment(tmp_path, monkey
 
 
 def test_what_is_being_written_counts_and_what_a_killed_process_left_is_deleted(tmp_path):
-    faces, day = Patterns(7), 24 * 3600
+    faces = Patterns(7)
     one = prefix.Prefix(expression_net(), faces).bytes
-    for name, age in (("written", 0.9 * day), ("left", 1.1 * day)):
-        part = tmp_path / f".prefix-0.{name}.npy"
-        part.write_bytes(bytes(one))
-        os.utime(part, (time.time() - age,) * 2)
-    for seed in range(3):
-        last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+    for name in ("written", "left"):
+        (tmp_path / f".prefix-0.{name}.npy").write_bytes(bytes(one))
+    with open(tmp_path / ".prefix-0.written.npy") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for seed in range(3):
+            last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
     kept = {path.name for path in tmp_path.iterdir()}
     assert len(kept) == 2 and ".prefix-0.written.npy" in kept and last.kept is not None
 
 
-def test_where_the_prefix_is_kept_does_not_change_a_bit(tmp_path):
+def test_a_part_is_held_while_it_is_built(tmp_path, monkeypatch):
+    """Others that make room meanwhile count it and leave it."""
+    faces, fill, seen = Patterns(7), prefix.Prefix._fill, []
+
+    def filled(*arguments):
+        prefix.make_room(tmp_path, 0)
+        seen.extend(path.name[:8] for path in tmp_path.iterdir())
+        return fill(*arguments)
+
+    monkeypatch.setattr(prefix.Prefix, "_fill", filled)
+    assert prefix.Prefix(expression_net(), faces, folder=tmp_path).kept is not None
+    assert seen == [".prefix-"] and [path.name[:7] for path in tmp_path.iterdir()] == ["prefix-"]
+
+
+def of_another_type(path):
+    np.save(path, np.load(path).astype("f8"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        lambda path: path.write_bytes(b"(" * path.stat().st_size),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"(7,", b"(7(")),
+        lambda path: np.save(path, np.load(path)[:-1]),
+        of_another_type,
+    ],
+    ids=["half", "nothing", "half a header", "garbage", "a wrong header", "another shape", "another type"],
+)
+@pytest.mark.parametrize("frozen", [("conv1", "conv2"), ("conv1", "conv2", "conv3")])
+def test_a_damaged_prefix_file_is_made_anew(tmp_path, damage, frozen):
+    """Whether it is what is asked for, or what fewer frozen layers have left there."""
+    faces, net = Patterns(7), expression_net(frozen=frozen)
+    expected = prefix.Prefix(net, faces)[range(7)]
+    prefix.Prefix(expression_net(), faces, folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    damage(path)
+    assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[range(7)], expected)
+    (made,) = tmp_path.iterdir()
+    assert np.load(made).shape[0] == 7 and (made == path) == (len(frozen) == 2)
+
+
+def a_file_in_its_place(folder, monkeypatch):
+    folder.write_text("in the way")
+    return "File exists"
+
+
+def a_folder_that_cannot_be_written(folder, monkeypatch):
+    def refused(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(runs.tempfile, "mkstemp", refused)  # permissions would not stop root
+    return "Permission denied"
+
+
+def a_full_disk(folder, monkeypatch):
+    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    return "0.0 GB are needed and 0.0 GB are free"
+
+
+@pytest.mark.filterwarnings("error")  # the one that is expected aside
+@pytest.mark.parametrize("cause", [a_file_in_its_place, a_folder_that_cannot_be_written, a_full_disk])
+def test_where_no_prefix_file_can_be_written_a_warning_says_so_and_training_goes_on(tmp_path, monkeypatch, cause):
+    net, computed, folder = expression_net(), expression_net(), tmp_path / "cache"
+    why = cause(folder, monkeypatch)
+    with pytest.warns(UserWarning, match=rf"{folder}: the .* cannot be kept there \({why}\).*make room") as warned:
+        training.fit(net, Patterns(), SHORT, cache_folder=folder)
+    training.fit(computed, Patterns(), SHORT, cache=0)
+    assert len(warned) == 1 and equal(state(net), state(computed))
+    assert not folder.is_dir() or not list(folder.iterdir())
+
+
+def test_a_folder_for_the_prefix_of_a_whole_set_does_not_change_a_bit(tmp_path):
     ends = []
     for where in ({}, {"cache_folder": tmp_path}, {"cache": 0}):
         net = expression_net()
@@ -649,6 +729,12 @@ def test_diverged_training_names_the_iteration_and_keeps_the_last_good_checkpoin
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_heads_that_diverge_alone_say_so():
+    recipe = dataclasses.replace(SHORT, heads_first=dataclasses.replace(SHORT, base_lr=1e30))
+    with pytest.raises(training.Diverged, match=r"iteration \d+ is .*lower base_lr in the recipe's heads_first"):
+        training.fit(expression_net(), Patterns(), recipe)
+
+
 def test_unwritable_folder_stops_before_training(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="name another folder"):
@@ -784,12 +870,26 @@ def kill_often(folder, kills=30, seed=0):
 # --- several processes
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Started by torchrun, as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
-    pytest.importorskip("lightning_fabric", reason="needs lightning-fabric")
+HAS_FABRIC = importlib.util.find_spec("lightning_fabric") is not None
+
+
+def in_two(*arguments, by="torchrun") -> str:
+    """Run this file in two processes, started by torchrun or `fabric run`."""
+    if by == "torchrun":
+        return in_process(*arguments, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    with socket.create_server(("", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = ["--devices", "2", "--strategy", "ddp", "--accelerator", "cpu", "--main-port", port]
+    return in_process(*arguments, by=["-m", "lightning_fabric.cli", *options])
+
+
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
+@pytest.mark.parametrize("by", ["torchrun", "fabric run"])
+def test_two_processes_train_as_one(tmp_path, by):
+    """Started as the README starts `python -m dualtl_lib train`. "auto" is what the first finds."""
     path, alone = tmp_path / "two.safetensors", expression_net()
     history = training.fit(alone, Patterns(), SHORT)
-    in_process("together", path, by=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
+    in_two("together", path, by=by)
     together = expression_net()
     resumed = training.fit(together, Patterns(), SHORT, checkpoint=path)  # what two wrote, one reads
     assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
@@ -797,12 +897,35 @@ def test_two_processes_train_as_one(tmp_path):
         torch.testing.assert_close(together.state_dict()[name], a, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
+def test_two_processes_begin_anew_together_where_the_state_is_of_another_training(tmp_path):
+    path, alone = tmp_path / "two.safetensors", expression_net()
+    training.fit(expression_net(), Patterns(), SHORT, seed=1, checkpoint=path)
+    history = training.fit(alone, Patterns(), SHORT)
+    assert in_two("anew", path).count("training anew") == 1
+    resumed = training.fit(expression_net(), Patterns(), SHORT, checkpoint=path)
+    assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
+
+
+@pytest.mark.skipif(not HAS_FABRIC, reason="needs lightning-fabric")
+def test_two_processes_go_on_from_one_and_one_from_two(tmp_path):
+    path, alone, last = tmp_path / "two.safetensors", expression_net(), expression_net()
+    history = training.fit(alone, Patterns(), SHORT, validation=Patterns())
+    for iteration in (7, 13):
+        in_two("on", path) if path.exists() else stop_at(path, iteration)
+        assert metadata(path)["iteration"] == str(iteration)
+    resumed = training.fit(last, Patterns(), SHORT, checkpoint=path, validation=Patterns())
+    assert resumed["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    for name, a in state(alone).items():
+        torch.testing.assert_close(last.state_dict()[name], a, rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_is_shared_equally_or_refused():
     class Three:
         global_rank, world_size = 2, 3
 
     assert training.Team(Three).share(12) == slice(8, 12)
-    with pytest.raises(ValueError, match="shared equally by 3"):
+    with pytest.raises(ValueError, match="shared equally by 3 processes; start one of 1, 2, 4"):
         training.Team(Three).share(4)
 
 
@@ -813,5 +936,14 @@ def train_together(path):
     training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric, precision="auto")
 
 
+def train_anew_together(path):
+    materials.fit(expression_net(), Patterns(), SHORT, path, fabric=__main__.team())
+
+
+def go_on_together(path):
+    stop_at(path, 13, fabric=__main__.team())
+
+
 if __name__ == "__main__":
-    {"kill": kill_often, "together": train_together}[sys.argv[1]](Path(sys.argv[2]))
+    tasks = {"kill": kill_often, "together": train_together, "anew": train_anew_together, "on": go_on_together}
+    tasks[sys.argv[1]](Path(sys.argv[2]))

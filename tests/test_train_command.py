@@ -1,0 +1,73 @@
+"""python -m dualtl_lib train, on a run of few faces and few iterations."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dualtl_lib import materials, runs
+from dualtl_lib.__main__ import main
+from dualtl_lib.checkpoint import metadata
+from dualtl_lib.faces import synthetic
+
+SHORT = dict(max_iter=2, batch=4)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with a config of its own, "tiny", beside a copy of the library."""
+    synthetic.write_celeba(tmp_path / "celeba", people=20, images=60, seed=1, workers=1)
+    synthetic.write_ckplus(tmp_path / "ckplus", subjects=5, seed=1, workers=1)
+    folders = {step: str(tmp_path / step) for step in ("celeba", "ckplus")}
+    recipe = {"celeba": SHORT, "ckplus": SHORT | {"heads_first": SHORT}, "heads": SHORT}
+    settings = dict(title="t", weights="embedded", budget="quick", seed=0, recipe=recipe, **folders)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "tiny.yaml").write_text(json.dumps(settings))
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runs, "HOME", tmp_path)
+    monkeypatch.setattr(runs, "OUTPUT", tmp_path)
+    return tmp_path
+
+
+def trained_for(run, model):
+    """How many iterations the kept state of a model has, after checking that the model is there."""
+    materials.model(run, model)
+    return int(metadata(run.path / "training" / f"{model}.safetensors")["iteration"])
+
+
+@pytest.mark.filterwarnings("ignore")  # so few faces
+def test_it_trains_each_model_of_a_run_from_the_one_before(home, capsys):
+    run = runs.open_run("tiny")
+    assert main(["train", "tiny", "ckplus_fig14"]) == 1
+    assert "no trained model 'celeba' yet" in capsys.readouterr().err
+    for model in ("celeba", "ckplus_fig14", "ckplus_fig18"):
+        assert main(["train", "tiny", model]) == 0
+        assert capsys.readouterr().out == f"{run.checkpoint(model)}\n"
+        assert trained_for(run, model) == 2
+
+
+def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
+    assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=3", "--set", "cache_gb=0"]) == 0
+    run = runs.open_run("tiny", recipe={"celeba": {"max_iter": 3}}, cache_gb=0)
+    assert run.name == "tiny,cache_gb=0,celeba.max_iter=3" and trained_for(run, "celeba") == 3
+    assert not (run.path / "cache").exists() and not runs.open_run("tiny").path.exists()
+    assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=many"]) == 1
+    assert "max_iter (int)" in capsys.readouterr().err
+
+
+def test_ended_by_sigterm_it_leaves_no_part_of_a_file(home):
+    """As SLURM and Snakemake end a job; here while the frozen layers are computed."""
+    shutil.copytree(runs.__file__.removesuffix("/runs.py"), home / "dualtl_lib")
+    here = {**os.environ, "PYTHONPATH": str(home), "DUALTL_OUTPUT": str(home)}
+    command = [sys.executable, "-m", "dualtl_lib", "train", "tiny", "celeba", "--set", "celeba.max_iter=10000"]
+    with subprocess.Popen(command, cwd=home, env=here, stderr=subprocess.PIPE, text=True) as job:
+        while job.poll() is None and not list(home.glob("runs/*/cache/.prefix-*")):
+            time.sleep(1e-3)
+        job.send_signal(signal.SIGTERM)
+        said = job.communicate(timeout=60)[1]
+    assert (job.returncode, list(home.glob("runs/*/*/.*"))) == (143, []), said
