@@ -17,6 +17,7 @@ layers' maps grow with the data.
 import argparse
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import resource
 import time
@@ -246,17 +247,26 @@ def schedule(iterations: int, order: str, precision: str) -> None:
 
 
 def growth(sizes: list[int], order: str, precision: str) -> None:
-    """Time and memory of step three as the data set grows: the frozen layers' maps, and a step with them."""
+    """Time and memory of step three as the data set grows: the frozen layers' maps, and a step with them.
+
+    Each size in a process of its own, whose memory is then that of this size alone.
+    """
     print("\n| images | frozen layers, s | s per 1000 | their maps, MB | training, images/s | peak memory, GB |")
     print("|---:|---:|---:|---:|---:|---:|")
-    for n in sizes:
-        model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
-        begin = time.perf_counter()
-        maps = Prefix(model, data, precision=precision)
-        taken = time.perf_counter() - begin
-        rate = rates({"ours": our_steps(model, data, precision, maps=maps)}, rounds=3)["ours"]
-        size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
-        print(f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {size} |", flush=True)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(partial(grown, order=order, precision=precision), sizes):
+            print(row, flush=True)
+
+
+def grown(n: int, order: str, precision: str) -> str:
+    """The row of `growth` for a data set of n images."""
+    model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
+    begin = time.perf_counter()
+    maps = Prefix(model, data, precision=precision)
+    taken = time.perf_counter() - begin
+    rate = rates({"ours": our_steps(model, data, precision, maps=maps)}, rounds=3)["ours"]
+    size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
+    return f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {size} |"
 
 
 def peak_memory() -> float:

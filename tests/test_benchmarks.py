@@ -71,3 +71,23 @@ def test_the_plain_loop_and_ours_see_the_same_batches(monkeypatch):
     for _ in range(3):
         assert [next(steps) for steps in turns] == [4, 4]
     assert plain == ours and sorted(plain[:8]) != list(range(8))
+
+
+WHO = """
+import os, sys
+sys.path.insert(0, {folder!r})
+import training
+def grown(n, order, precision): return f"{{n}} {{os.getpid()}}"
+training.grown = grown
+if __name__ == "__main__":
+    training.growth([2, 1], "pool-norm", "float32")
+"""
+
+
+def test_each_size_of_data_is_measured_in_a_process_of_its_own(tmp_path):
+    """Its peak memory is then not that of another."""
+    (tmp_path / "who.py").write_text(WHO.format(folder=str(runs.HOME / "benchmarks")))
+    done = subprocess.run([sys.executable, tmp_path / "who.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (first, one), (second, other) = (line.split() for line in done.stdout.splitlines()[-2:])
+    assert (first, second) == ("2", "1") and one != other
