@@ -110,14 +110,14 @@ def expression_net(
 
 def recipe(run: runs.Run, step: str) -> training.Recipe:
     """The solver's settings of a step in the run's budget: "celeba" (Table 3), "ckplus" or "heads" (Table 4), but for
-    what the run's own `recipe` changes. Raises ValueError for one that has other steps or settings.
+    what the run's own `recipe` changes. Raises ValueError for one that has other steps or settings, of any step.
     """
     if not all(known in STEPS and isinstance(changes, dict) for known, changes in run.recipe.items()):
         raise ValueError(f"recipe: expected settings by step, {', '.join(STEPS)}, found {run.recipe}")
-    found = training.CELEBA if step == "celeba" else training.CKPLUS
-    if run.budget != "paper":
-        found = found.quick_heads() if step == "heads" else found.quick()
-    return found.changed(run.recipe.get(step, {}))
+    first, second = training.CELEBA, training.CKPLUS
+    quick = first.quick(), second.quick(), second.quick_heads()
+    budgets = zip(STEPS, (first, second, second) if run.budget == "paper" else quick, strict=True)
+    return {known: recipe.changed(run.recipe.get(known, {})) for known, recipe in budgets}[step]
 
 
 def train(run: runs.Run, name: str, model, data, validation, recipe: training.Recipe, fabric=None) -> dict[str, list]:

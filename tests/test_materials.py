@@ -119,6 +119,7 @@ def test_a_runs_own_recipe_changes_what_the_budget_gives():
         (dict(ckplus=dict(max_iter=1.5)), "found max_iter: 1.5"),
         (dict(ckplus=dict(heads_first=3)), "found heads_first: 3"),
         (dict(ckplus=dict(loss="squared")), "hinge, cross-entropy"),
+        (dict(celeba=dict(batch="x")), "found batch: .x"),  # of another step than is asked for
     ],
 )
 def test_a_wrong_recipe_says_what_is_allowed(changes, said):
