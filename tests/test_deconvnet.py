@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from dualtl_lib import deconvnet, diagrams, gallery, weights
-from dualtl_lib.caffenet import TORCHVISION_ALEXNET, LocalResponseNorm, Preprocessing, Trunk
+from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, LocalResponseNorm, Preprocessing, Trunk
 from dualtl_lib.deconvnet import REMEMBERED, VARIANTS, Deconvnet, choose, stages_of, strongest
 from dualtl_lib.projection import (
     Convolution,
@@ -399,9 +399,34 @@ def test_choosing_neurons():
     assert strongest(torch.zeros(2, 50), 3).tolist() == [[0, 1, 2]] * 2
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64, torch.uint8, torch.int32, torch.int64])
+def test_whole_numbers_may_be_numpy_s_or_torch_s(kind):
+    like = lambda x: torch.tensor(x, dtype=kind) if isinstance(kind, torch.dtype) else np.array(x, kind)  # noqa: E731
+    net, images = Deconvnet(random_trunk()), some_images(2)
+    for choice in (dict(maps=[96, 7], top=2), dict(maps=[96, 7], top_of_layer=3), dict(neuron=[96, 7, 3])):
+        expected = net.reconstruct(images, "conv1", **choice)
+        whole = {name: like(numbers) for name, numbers in choice.items()}
+        in_lists = {name: [like(n) for n in numbers] for name, numbers in choice.items() if isinstance(numbers, list)}
+        assert torch.equal(net.reconstruct(images, "conv1", **whole), expected)
+        assert torch.equal(net.reconstruct(images, "conv1", **whole | in_lists), expected)
+    each = net.reconstruct_each(images, "conv1", like([96, 7]), like(2))
+    assert each.maps.dtype == torch.int64 and each.maps.tolist() == [96, 96, 7, 7] * 2
+    assert torch.equal(net.reconstruct_each(images, "conv1", (m for m in (96, 7)), 2).patches, each.patches)
+    found = gallery.gallery(net, images, "conv1", like([96, 7]), like(1), progress=False)
+    assert found.maps.dtype == torch.int64 and found.maps.tolist() == [96, 7]
+    assert torch.equal(found.activations[:, 0], net.feature_maps(images, "conv1")[:, [95, 6]].amax((0, 2, 3)))
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
+        *((dict(top=top), "whole number from 1 to 729, not ") for top in (True, 1.0, "1", np.array([1]))),
+        *((dict(maps=[m]), "map of conv1 is a whole number from 1 to 96, not ") for m in (True, 1.0, [1])),
+        (dict(maps=torch.tensor([True])), "from 1 to 96, not True"),
+        (dict(maps=np.array([1.0])), "from 1 to 96, not 1.0"),
+        *((dict(maps=maps), "maps 1 to 96, and None means all of them, not ") for maps in (3, np.array(3), iter(()))),
+        (dict(maps=[7, 7], top_of_layer=730), "from 1 to 729, not 730"),
+        *((dict(neuron=n), r"neuron is \(map, row, column\), not ") for n in (5, (), (1, 2), (1, 2, 3, 4))),
         (dict(maps=[0]), "from 1 to 96, not 0"),
         (dict(maps=[97]), "from 1 to 96, not 97"),
         (dict(maps=[]), "maps 1 to 96"),
@@ -426,6 +451,37 @@ def test_what_cannot_be_says_what_can(change, says):
 @pytest.mark.parametrize(
     "change, says",
     [
+        (dict(maps=[0]), "map of conv1 is a whole number from 1 to 96, not 0"),
+        *((dict(top=top), f"top .* is a whole number from 1 to 729, not {top}") for top in (0, 730, None)),
+        (dict(layer="conv6"), "no layer 'conv6'"),
+    ],
+)
+def test_each_that_cannot_be_says_what_can(change, says):
+    asked = dict(images=some_images(1), layer="conv1") | change
+    with pytest.raises(ValueError, match=says):
+        Deconvnet(Trunk()).reconstruct_each(**asked)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        *((dict(count=n), f"count .* is a whole number from 1 to 2, not {n!r}") for n in (0, 3, True, 1.0, "1", None)),
+        (dict(maps=[97]), "map of conv1 is a whole number from 1 to 96, not 97"),
+        (dict(maps=[1.0]), "from 1 to 96, not 1.0"),
+        (dict(layer="conv6"), "no layer 'conv6'"),
+        (dict(images=some_images(2).float()), "expected uint8 RGB images"),
+        (dict(images=some_images(2)[:0]), "at least one image"),
+    ],
+)
+def test_a_gallery_that_cannot_be_says_what_can(change, says):
+    asked = dict(images=some_images(2), layer="conv1", count=2, progress=False) | change
+    with pytest.raises(ValueError, match=says):
+        gallery.gallery(Deconvnet(Trunk()), **asked)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
         (dict(maps=[1, 0]), "a map of conv1 is a whole number from 1 to 96, not 0"),
         (dict(maps=[97, 1]), "from 1 to 96, not 97"),
         (dict(rows=[0, -1]), "a row of conv1 is a whole number from 0 to 26, not -1"),
@@ -434,6 +490,8 @@ def test_what_cannot_be_says_what_can(change, says):
         (dict(maps=1, rows=0, columns=0), r"are int64 \[K\].*, found torch.int64 \[\]"),
         (dict(rows=[0.0, 1.0]), r"are int64 \[K\].*, found torch.int64 \[2\], torch.float32"),
         (dict(columns=[True, False]), r"are int64 \[K\].*torch.bool"),
+        *((dict(maps=maps), r"columns are int64 \[K\]") for maps in (None, ["a"], [[1], [1, 2]], [2**63])),
+        (dict(maps=[], rows=[], columns=[]), r"are int64 \[K\].*, found torch.float32 \[0\]"),
         (dict(layer="conv6"), "no layer 'conv6'; this trunk has conv1, conv2"),
         (dict(image=some_images(2)), r"one image \[1, 3, 227, 227\], found 2"),
         (dict(image=some_images(2)[:0]), "at least one image"),
@@ -453,12 +511,14 @@ def test_neurons_of_one_s_own_choice():
     assert found.images.tolist() == [9, 9, 9] and found.maps.tolist() == [256, 1, 7]
     for picture, neuron in zip(found.paste(), [(256, 12, 0), (1, 0, 12), (7, 3, 4)], strict=True):
         assert relative(picture, net.reconstruct(image, "conv2", neuron=neuron)[0]) < 1e-5
+    assert torch.equal(found.paste([2, 0]), found.paste()[[2, 0]])
     none = torch.zeros(0, dtype=torch.int64)
-    assert len(net.project(image, "conv2", none, none, none)) == 0
+    assert net.project(image, "conv2", none, none, none).paste().shape == found.paste([]).shape == (0, 3, 227, 227)
 
 
 def test_unknown_settings_say_what_is_allowed():
-    for setting in (dict(variant="zeiller"), dict(lrn="off"), dict(start="two")):
+    wrong = dict(variant="zeiller"), dict(variant=["paper"]), dict(lrn="off"), dict(start="two"), dict(start="")
+    for setting in (*wrong, dict(bias="no")):
         with pytest.raises(ValueError, match="is one of"):
             Deconvnet(Trunk(), **setting)
 
@@ -537,15 +597,40 @@ def test_new_weights_are_noticed():
     assert not torch.equal(before, after) and torch.equal(after, Deconvnet(trunk).reconstruct(image, "conv1"))
 
 
-def test_another_transform_or_order_is_noticed():
+def norm_with(name: str, value: float) -> LocalResponseNorm:
+    norm = LocalResponseNorm()
+    setattr(norm, name, value)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("transform", Preprocessing("RGB")),
+        ("order", "norm-pool"),
+        ("layers", (CAFFENET[0]._replace(pool=False), *CAFFENET[1:])),
+        ("norm", norm_with("size", 3)),
+        ("norm", norm_with("alpha", 1e-3)),
+        ("norm", norm_with("beta", 0.5)),
+    ],
+)
+def test_what_else_changes_in_a_trunk_is_noticed(name, value):
     trunk, image = random_trunk(), some_images(1)
-    net = Deconvnet(trunk)
-    for change in (dict(transform=Preprocessing("RGB")), dict(order="norm-pool")):
-        before = net.reconstruct(image, "conv2")
-        for name, value in change.items():
-            setattr(trunk, name, value)
-        after = net.reconstruct(image, "conv2")
-        assert not torch.equal(before, after) and torch.equal(after, Deconvnet(trunk).reconstruct(image, "conv2"))
+    net = Deconvnet(trunk, "gradient", lrn="gradient")
+    before = net.reconstruct(image, "conv2")
+    setattr(trunk, name, value)
+    after = net.reconstruct(image, "conv2")
+    assert not torch.equal(before, after) and net.shapes == trunk.shapes()
+    assert torch.equal(after, Deconvnet(trunk, "gradient", lrn="gradient").reconstruct(image, "conv2"))
+
+
+def test_weights_made_under_inference_mode_are_as_good():
+    with torch.inference_mode():
+        trunk = random_trunk()
+    image = some_images(1)
+    for choice in ({}, dict(top=1), dict(neuron=(7, 3, 3))):
+        expected = Deconvnet(random_trunk()).reconstruct(image, "conv2", **choice)
+        assert torch.equal(Deconvnet(trunk).reconstruct(image, "conv2", **choice), expected)
 
 
 def test_the_images_asked_for_last_are_remembered(monkeypatch):
@@ -578,3 +663,11 @@ def test_gallery_finds_the_strongest_of_a_whole_data_set(trunk):
             padded = nn.functional.pad(images[i], (side,) * 4)
             expected = padded[:, top + side : top + 2 * side, left + side : left + 2 * side]
             assert torch.equal(found.pictures[m, k], expected)
+
+
+def test_of_equals_a_gallery_takes_the_first_images_and_sorts_no_later_one(monkeypatch):
+    sorts, strongest = [], gallery.strongest
+    monkeypatch.setattr(gallery, "strongest", lambda *args: sorts.append(1) or strongest(*args))
+    images, count = some_images(1).expand(19, -1, -1, -1), 17  # of so many, a sort that is not stable loses the order
+    found = gallery.gallery(Deconvnet(random_trunk()), images, "conv1", maps=[5, 9], count=count, progress=False)
+    assert found.images.tolist() == [list(range(count))] * 2 and len(sorts) == count
