@@ -362,6 +362,29 @@ def test_float32_is_captum_s_where_normalization_comes_last(variant):
         is_captum_s(net, modules, image, layer)
 
 
+@pytest.mark.parametrize("name", ["random", "real"])
+def test_float32_rounds_where_normalization_comes_first_and_its_gradient_vanishes(name, request):
+    if name == "real":
+        request.getfixturevalue("data_root")
+        ours = weights.load("$DATA/weights/bvlc_alexnet_conv.safetensors", order="norm-pool").requires_grad_(False)
+    else:
+        ours = random_trunk(order="norm-pool")
+        ours.conv1.weight.mul_(4)  # so that x s^-3/4 comes near to its largest value, at x = 316
+    image, exact = some_images(1, 5), copy.deepcopy(ours).double()
+    net, net_exact = (Deconvnet(t, "gradient", lrn="gradient") for t in (ours, exact))
+    found = net.reconstruct_each(image, "conv1")
+    expected = net_exact.project(image, "conv1", found.maps, found.rows, found.columns)
+    off = [relative(a, b) for a, b in zip(found.patches, expected.patches, strict=True)]
+    worst = int(np.argmax(off))
+    assert np.median(off) < 1e-5 < off[worst] < 2e-2 and found.activations[worst] > 138.7
+    m, r, c = (int(t[worst]) for t in (found.maps, found.rows, found.columns))
+    theirs, theirs_exact = (
+        captum_gives(NeuronGradient, as_modules(t), t, image, "conv1", (m - 1, r, c)) for t in (ours, exact)
+    )
+    print(f"{name}: ours {off[worst]:.1e}, Captum's {relative(theirs, theirs_exact):.1e} from double")
+    assert relative(expected.paste([worst]), theirs_exact) < 1e-5 < relative(found.paste([worst]), theirs) < 2e-2
+
+
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
 def test_several_neurons_together_are_autograd_s(order):
     ours, image = random_trunk(order=order).double(), some_images(1, 5)
