@@ -1,6 +1,6 @@
 """How fast the deconvnet is: `python benchmarks/deconvnet.py [--quick]` prints the tables of RESULTS.md.
 
---quick takes about a minute on two cores, and its times are rough.
+--quick takes about a minute of one core, and its times are rough.
 
 One process, one run, the same weights, images and neurons for all that are compared; results are compared before
 anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
