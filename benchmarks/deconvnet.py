@@ -1,5 +1,7 @@
 """How fast the deconvnet is: `python benchmarks/deconvnet.py [--quick]` prints the tables of RESULTS.md.
 
+--quick takes about a minute of one core, and its times are rough.
+
 One process, one run, the same weights, images and neurons for all that are compared; results are compared before
 anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
 FlopCounterMode (a multiplication and an addition are two), none on padding. "of peak" is their rate over that of a
@@ -29,6 +31,7 @@ from dualtl_lib.gallery import gallery
 from dualtl_lib.projection import Convolution, Window, forward, last_winner, phases, shuffled, unpool
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
+CAPTUM = dict(variant="zeiler", lrn="gradient", start="one")  # what its NeuronDeconvolution computes
 
 
 def seconds(device, repeats: int, *calls) -> list[float]:
@@ -94,7 +97,7 @@ def pictures(n: int) -> torch.Tensor:
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Relative difference; stops the benchmark where two do not compute the same."""
-    difference = float((found - expected).norm() / expected.norm())
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))  # 0 where both see nothing
     assert difference < 1e-4, f"results differ by {difference:.1e}"
     return difference
 
@@ -186,6 +189,58 @@ def whole_batch(net: nn.Sequential, x: torch.Tensor, stop: str, neurons: torch.T
     return torch.autograd.grad(y[some, neurons[:, 0], neurons[:, 1], neurons[:, 2]].sum(), x)[0]
 
 
+def end(trunk: Trunk, layer: str) -> str:
+    """The module of `modules` where a layer's neurons are."""
+    return f"{'pool' if trunk.layer(layer).pool else 'relu'}_{layer}"
+
+
+def captum(trunk: Trunk, image: torch.Tensor, layer: str):
+    """Captum's projection of one neuron (map from 0, row, column) of an image, as a function of the neuron."""
+    net, x = modules(trunk), trunk.transform(image).to(trunk.conv1.weight.dtype)
+    method = NeuronDeconvolution(net, net.get_submodule(end(trunk, layer)))
+
+    def attribute(neuron):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return method.attribute(x.detach().clone().requires_grad_(), tuple(neuron))
+
+    return attribute
+
+
+def compare_each(exact: Trunk, image: torch.Tensor, layer: str, neurons: torch.Tensor) -> None:
+    """(1): neurons [K, 3] (map from 0, row, column), each by ours, by Captum and in one batch."""
+    ours = Deconvnet(exact, **CAPTUM).project(image, layer, neurons[:, 0] + 1, neurons[:, 1], neurons[:, 2])
+    hooked, x = modules(exact, DeconvReLU), exact.transform(image).double()
+    batch = whole_batch(hooked, x, end(exact, layer), neurons.to(image.device))
+    same(ours.paste(), exact.transform.to_rgb(batch))
+    theirs = captum(exact, image, layer)
+    for neuron, activation, pasted in zip(neurons.tolist(), ours.activations, ours.paste(), strict=True):
+        if activation > 0:
+            same(pasted, exact.transform.to_rgb(theirs(neuron))[0])
+
+
+def compare_whole(exact: Trunk, images: torch.Tensor, layer: str) -> None:
+    """(2): all neurons of a layer, for each image, against the straightforward way."""
+    plain = Straightforward(exact).double().to(images.device)
+    same(Deconvnet(exact, "paper", bias=False).reconstruct(images, layer), plain(images, layer))
+
+
+def compare_gallery(trunk: Trunk, images: torch.Tensor, layer: str, device) -> list[tuple]:
+    """(3): the strongest of three maps against Captum's; they are returned, as (image, (map from 0, row, column))."""
+    net, exact = Deconvnet(trunk, **CAPTUM), doubled(trunk)
+    found = gallery(net, images, layer, maps=[1, 101, 201], count=1, progress=False)
+    some = []
+    for m, (number, i, r, c) in enumerate(zip(found.maps, found.images, found.rows, found.columns, strict=True)):
+        image, neuron = images[i], (int(number) - 1, int(r), int(c))
+        some.append((image, neuron))
+        if found.activations[m, 0] > 0:
+            asked = image, layer, number.view(1), r, c
+            same(found.patches[m, 0], net.project(*asked).patches[0].cpu())
+            theirs = captum(exact, image.to(device), layer)(neuron)
+            same(Deconvnet(exact, **CAPTUM).project(*asked).paste()[0], exact.transform.to_rgb(theirs)[0])
+    return some
+
+
 def row(name: str, *cells) -> None:
     print("| " + " | ".join([name, *cells]) + " |", flush=True)
 
@@ -199,36 +254,25 @@ def header(*names: str) -> None:
 def each_neuron(trunk: Trunk, device, quick: bool) -> None:
     """(1) The strongest neuron of every map, each on its own."""
     image = pictures(1).to(device)
-    ours = Deconvnet(trunk, "zeiler", lrn="gradient", start="one")
-    net, hooked, (peak, square) = modules(trunk), modules(trunk, DeconvReLU), product(device)
-    x = trunk.transform(image)
-    header("layer", "Captum, ms a neuron", "batch of 32, ms", "crops, ms", "Captum / crops", "batch / crops",
+    ours, paper, exact = Deconvnet(trunk, **CAPTUM), Deconvnet(trunk), doubled(trunk)
+    hooked, x, (peak, square) = modules(trunk, DeconvReLU), trunk.transform(image), product(device)
+    many = 8 if quick else 32
+    header("layer", "Captum, ms a neuron", f"batch of {many}, ms", "crops, ms", "Captum / crops", "batch / crops",
            "MFLOP whole", "MFLOP crops", "of peak", "paper's variant, ms")  # fmt: skip
     for layer in LAYERS:
-        stop = f"{'pool' if trunk.layer(layer).pool else 'relu'}_{layer}"
-        method = NeuronDeconvolution(net, net.get_submodule(stop))
+        stop, single = end(trunk, layer), captum(trunk, image, layer)
         patches = ours.reconstruct_each(image, layer)
         neurons = torch.stack([patches.maps - 1, patches.rows, patches.columns], 1)
-        some = [int(k) for k in torch.linspace(0, len(neurons) - 1, 4 if quick else 12)]
-
-        def captum(k, neurons=neurons, method=method):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return method.attribute(x.detach().clone().requires_grad_(), tuple(neurons[k].tolist()))
-
-        for k, pasted in zip(some, patches.paste(some), strict=True):
-            if patches.activations[k] > 0:
-                same(pasted, trunk.transform.to_rgb(captum(k))[0])
-        batch = neurons[:32].to(device)
-        same(patches.paste(range(32)), trunk.transform.to_rgb(whole_batch(hooked, x, stop, batch)))
-        paper = Deconvnet(trunk)
-        *times, most = seconds(device, 1 if quick else 10, lambda: [captum(k) for k in some],
+        some = neurons[torch.linspace(0, len(neurons) - 1, 4 if quick else 12).long()]
+        batch = neurons[:many].to(device)
+        compare_each(exact, image, layer, some)
+        *times, most = seconds(device, 1 if quick else 10, lambda: [single(neuron) for neuron in some.tolist()],
                         lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
                         lambda: paper.reconstruct_each(image, layer), peak)  # fmt: skip
         counts = len(some), len(batch), len(neurons), len(neurons)
         theirs, batched, mine, papers = (t / n for t, n in zip(times, counts, strict=True))
         work = operations(lambda: ours.reconstruct_each(image, layer)) / len(neurons)
-        full = operations(lambda: whole_batch(hooked, x, stop, batch)) / 32
+        full = operations(lambda: whole_batch(hooked, x, stop, batch)) / many
         row(layer, f"{1e3 * theirs:.1f}", f"{1e3 * batched:.1f}", f"{1e3 * mine:.3f}", f"{theirs / mine:.0f}",
             f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine * most / square:.0%}",
             f"{1e3 * papers:.3f}")  # fmt: skip
@@ -267,7 +311,6 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
     """(2) All neurons of a layer, for 1 and many images; what cannot be done without is taken in the same turns."""
     plain, (peak, square) = Straightforward(trunk).to(device), product(device)
     exact = doubled(trunk)
-    plain_exact = Straightforward(exact).double().to(device)
     header("layer", "images", "straightforward, ms", "reconstruct, ms", "ratio", "seen before, ms", "ratio",
            "MFLOP straightforward", "MFLOP reconstruct", "of peak", "convolutions alone, ms", "ratio at most",
            "all operations alone, ms", "ratio at most")  # fmt: skip
@@ -275,9 +318,8 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
         images = pictures(n).to(device)
         for layer in LAYERS:
             net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
-            one, few = images[:1], images[:4]
-            same(net.reconstruct(one, layer), plain(one, layer))
-            same(Deconvnet(exact, "paper", bias=False).reconstruct(few, layer), plain_exact(few, layer))
+            one = images[:1]
+            compare_whole(exact, images[:4], layer)
 
             def cold(net=net, images=images, layer=layer):
                 net.forget()
@@ -285,7 +327,7 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
 
             convolutions, others = needed(trunk, one, layer)
             taken = seconds(
-                device, 2 if n > 1 else 40, lambda: plain(images, layer), cold,
+                device, 2 if n > 1 or quick else 40, lambda: plain(images, layer), cold,
                 lambda: [net.reconstruct(images[:1], layer) for _ in range(n)],
                 lambda: [call() for _ in range(n) for call in convolutions],
                 lambda: [call() for _ in range(n) for call in others],
@@ -329,36 +371,23 @@ def galleries(trunk: Trunk, device, quick: bool) -> None:
 
     What grows with the data set is looking at each image once; projecting what was found does not.
     """
-    layer, variant = "conv5", dict(variant="zeiler", lrn="gradient", start="one")
-    net = Deconvnet(trunk, **variant)
-    images = pictures(100 if quick else 1000)
+    layer, net = "conv5", Deconvnet(trunk, **CAPTUM)
+    images = pictures(30 if quick else 1000)
+    some = compare_gallery(trunk, images[:30], layer, device)
 
-    def captum(m, i, r, c, trunk=trunk):
-        net = modules(trunk)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            x = trunk.transform(images[i : i + 1].to(device)).to(trunk.conv1.weight.dtype).requires_grad_()
-            method = NeuronDeconvolution(net, net.get_submodule(f"pool_{layer}"))
-            return trunk.transform.to_rgb(method.attribute(x, (m, r, c)))[0]
+    few = min(50, len(images))
 
-    def look(n=50):
+    def look(n=few):
         for i in range(n):
             net.feature_maps(images[i : i + 1], layer, remember=False)
 
     start = time.perf_counter()
     found = gallery(net, images, layer, progress=False)
     taken = time.perf_counter() - start
-    some = [(m, *(int(t[m, 0]) for t in (found.images, found.rows, found.columns))) for m in (0, 100, 200)]
-    exact = doubled(trunk)
-    for m, i, r, c in some:
-        if found.activations[m, 0] > 0:
-            neuron = images[i : i + 1], layer, *(torch.tensor([t]) for t in (m + 1, r, c))
-            same(found.patches[m, 0], net.project(*neuron).patches[0].cpu())
-            same(Deconvnet(exact, **variant).project(*neuron).paste()[0], captum(m, i, r, c, exact))
     peak, square = product(device)
-    turns = look, lambda: [captum(*neuron) for neuron in some], peak
+    turns = look, lambda: [captum(trunk, image.to(device), layer)(neuron) for image, neuron in some], peak
     looked, theirs, most = seconds(device, 1 if quick else 3, *turns)
-    looked, theirs = looked / 50 * len(images), theirs / len(some) * found.images.numel()
+    looked, theirs = looked / few * len(images), theirs / len(some) * found.images.numel()
     work = operations(lambda: look(1))
     header("gallery", "images", "projections", "seconds", "images a minute", "looking, s", "projecting, s",
            "Captum projecting, s", "ratio", "images a minute, only looking", "MFLOP an image", "of peak")  # fmt: skip

@@ -160,7 +160,7 @@ def _few_at_a_time(*tensors: Tensor):
 class Trunk(nn.Module):
     """The convolutional layers of a CaffeNet (Fig. 3, Table 1).
 
-    layers: the layer table; CAFFENET is the paper's.
+    layers: the layer table; CAFFENET is the paper's. Each padding is less than its kernel, else ValueError.
     order: "pool-norm" pools and then normalizes (Caffe's reference CaffeNet), "norm-pool" the other way
         round (BVLC's AlexNet). Where it matters is READING's first point.
     transform: what the weights expect of their images.
@@ -181,6 +181,8 @@ class Trunk(nn.Module):
         self.transform = transform or Preprocessing()
         maps = 3
         for layer in self.layers:
+            if layer.padding >= layer.kernel:
+                raise ValueError(f"{layer} cannot be: some neurons would see nothing but padding; make it less")
             conv = nn.Conv2d(maps, layer.maps, layer.kernel, layer.stride, layer.padding, groups=layer.groups)
             nn.init.normal_(conv.weight, std=0.01)  # BVLC's fillers
             nn.init.zeros_(conv.bias)

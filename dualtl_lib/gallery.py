@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .deconvnet import Deconvnet
+from .deconvnet import Deconvnet, strongest, whole_number
 
 
 @dataclass
@@ -44,10 +44,9 @@ def gallery(
     `count` numbers a map are kept, so memory does not grow with N. Of equals the first image is taken. Raises
     ValueError where there are too few images or what is asked for does not exist.
     """
-    net.reconstruct(_image(images, 0), layer, maps=maps, top=1)  # says what is allowed
-    if not 1 <= count <= len(images):
-        raise ValueError(f"count is from 1 to the {len(images)} images there are, not {count}")
-    numbers = torch.arange(1, net.shapes[layer][0] + 1) if maps is None else torch.tensor([int(m) for m in maps])
+    net.feature_maps(_image(images, 0), layer, remember=False)  # says what is allowed
+    numbers = torch.tensor(net.numbers(layer, maps))
+    count = whole_number("count (of all images, the strongest)", count, 1, len(images))
     best, which, places = _strongest(net, images, layer, numbers - 1, count, progress)
     width = net.shapes[layer][2]
     rows, columns = places // width, places % width
@@ -83,7 +82,7 @@ def _strongest(net, images, layer, maps, count, progress) -> tuple[Tensor, Tenso
         if not better.any():
             continue
         joined = torch.cat([best, value], 1)
-        order = joined.sort(dim=1, descending=True, stable=True).indices[:, :count]  # an equal later one comes after
+        order = strongest(joined, count)  # an equal later one comes after
         best = joined.gather(1, order)
         which = torch.cat([which, torch.full_like(at, i)], 1).gather(1, order)
         places = torch.cat([places, at], 1).gather(1, order)

@@ -326,7 +326,6 @@ def _layer(**said) -> Layer:
     if (
         any(type(value) is not kind for value, kind in zip(layer, kinds, strict=True))
         or min(layer.maps, layer.kernel, layer.stride, layer.groups, layer.padding + 1) < 1
-        or layer.padding >= layer.kernel  # some neurons would see nothing but padding
     ):
         raise ValueError(f"{layer} cannot be")
     return layer

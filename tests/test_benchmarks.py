@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from dualtl_lib import caffenet, runs, training
+from dualtl_lib import caffenet, runs, training, weights
 
 SMALL = {
     "faces.py": (("--images", "6"), 2),
@@ -91,3 +92,24 @@ def test_each_size_of_data_is_measured_in_a_process_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
     (first, one), (second, other) = (line.split() for line in done.stdout.splitlines()[-2:])
     assert (first, second) == ("2", "1") and one != other
+
+
+def test_what_the_deconvnet_s_benchmark_compares_is_the_same(monkeypatch):
+    measured, compared = module("deconvnet.py"), []
+    monkeypatch.setattr(measured, "same", lambda *both, same=measured.same: compared.append(both[1]) or same(*both))
+    trunk, images = weights.load("embedded", order="norm-pool").requires_grad_(False), measured.pictures(2)
+    exact = measured.doubled(trunk)
+    neurons = torch.tensor([[7, 0, 12], [90, 12, 5]])
+    for layer in ("conv1", "conv2"):
+        measured.compare_each(exact, images[:1], layer, neurons)
+        measured.compare_whole(exact, images, layer)
+    assert len(measured.compare_gallery(trunk, images, "conv2", torch.device("cpu"))) == 3
+    assert len(compared) >= 8 and all(expected.any() for expected in compared)
+
+
+def test_the_same_is_told_from_another():
+    same, nothing, something = module("deconvnet.py").same, torch.zeros(3), torch.ones(3)
+    assert same(nothing, nothing) == same(something, something) == 0
+    for found, expected in ((something, nothing), (nothing, something), (something * torch.nan, something)):
+        with pytest.raises(AssertionError, match="differ"):
+            same(found, expected)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualtl_lib import caffenet, paper
-from dualtl_lib.caffenet import AttributeNet, ExpressionNet, LocalResponseNorm, Preprocessing, Trunk
+from dualtl_lib.caffenet import AttributeNet, ExpressionNet, Layer, LocalResponseNorm, Preprocessing, Trunk
 
 
 def noise(*shape, seed=0, scale=1.0):
@@ -384,3 +384,10 @@ def test_a_layer_that_is_not_there_cannot_be_frozen(trunk):
     model = ExpressionNet(trunk, paper.EXPRESSIONS, conv5=False)
     with pytest.raises(ValueError, match=r"no layer 'conv5'; this trunk has conv1, conv2, conv3, conv4$"):
         model.freeze("conv5")
+
+
+def test_padding_is_less_than_the_kernel():
+    Trunk((Layer("conv1", 4, 3, padding=2),))
+    for padding in (3, 4):
+        with pytest.raises(ValueError, match=f"padding={padding}.* some neurons would see nothing but padding"):
+            Trunk((Layer("conv1", 4, 3, padding=padding),))

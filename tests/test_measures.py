@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from dualtl_lib import measures, occlusion, paper, tables
+from dualtl_lib.caffenet import Layer, Preprocessing, Trunk
 from dualtl_lib.deconvnet import Deconvnet
 
 EDGES, ALONE, PARTS = measures.EDGES, measures.ALONE, measures.PARTS
@@ -91,6 +92,23 @@ def test_departures_are_relative_differences_of_the_picture(shallow, images):
     assert found.loc["conv2", "normalization by its gradient"] == pytest.approx(float(expected))
     assert (found["bias not subtracted (eq. 9)"] == 0).all()  # these biases are 0
     assert (found["shared winners added (eq. 8)"] > 0).all()
+
+
+def test_the_bias_s_departure_is_what_eq_9_takes_off(images):
+    """One kernel that sees one pixel: all active neurons give their value back, less the bias where it is subtracted.
+
+    The map is w x + b, so that ours is w x w and the other (w x + b) w, everywhere where the map is positive.
+    """
+    trunk, w, b = Trunk((Layer("conv1", 1, 1),), transform=Preprocessing("RGB", mean=(0, 0, 0))), 0.5, 3.0
+    with torch.no_grad():
+        trunk.conv1.weight.zero_()[0, 0] = w
+        trunk.conv1.bias.fill_(b)
+    x = images[:2, 0].double()
+    ours, theirs = w * x * w, (w * x + b) * w
+    expected = ((theirs - ours).flatten(1).norm(dim=1) / ours.flatten(1).norm(dim=1)).mean()
+    found = measures.departures(trunk, images[:2]).iloc[0]
+    assert found["bias not subtracted (eq. 9)"] == pytest.approx(float(expected), rel=1e-4) and expected > 0.01
+    assert found["normalization by its gradient"] == found["shared winners added (eq. 8)"] == 0  # it has neither
 
 
 def test_the_order_of_regions_leaves_the_uncovered_face_out():
