@@ -207,22 +207,23 @@ def captum(trunk: Trunk, image: torch.Tensor, layer: str):
     return attribute
 
 
-def compare_each(exact: Trunk, image: torch.Tensor, layer: str, neurons: torch.Tensor) -> None:
-    """(1): neurons [K, 3] (map from 0, row, column), each by ours, by Captum and in one batch."""
-    ours = Deconvnet(exact, **CAPTUM).project(image, layer, neurons[:, 0] + 1, neurons[:, 1], neurons[:, 2])
-    hooked, x = modules(exact, DeconvReLU), exact.transform(image).double()
-    batch = whole_batch(hooked, x, end(exact, layer), neurons.to(image.device))
-    same(ours.paste(), exact.transform.to_rgb(batch))
-    theirs = captum(exact, image, layer)
-    for neuron, activation, pasted in zip(neurons.tolist(), ours.activations, ours.paste(), strict=True):
-        if activation > 0:
-            same(pasted, exact.transform.to_rgb(theirs(neuron))[0])
+def compare_each(trunk: Trunk, image: torch.Tensor, layer: str, some: list[int], many: int) -> None:
+    """(1): the strongest neurons of some maps (from 0) against Captum's, those of the first many against one batch."""
+    ours = Deconvnet(trunk, **CAPTUM).reconstruct_each(image, layer)
+    neurons = torch.stack([ours.maps - 1, ours.rows, ours.columns], 1)
+    hooked, x = modules(trunk, DeconvReLU), trunk.transform(image).to(trunk.conv1.weight.dtype)
+    batch = whole_batch(hooked, x, end(trunk, layer), neurons[:many].to(image.device))
+    same(ours.paste(range(many)), trunk.transform.to_rgb(batch))
+    theirs = captum(trunk, image, layer)
+    for k, pasted in zip(some, ours.paste(some), strict=True):
+        if ours.activations[k] > 0:
+            same(pasted, trunk.transform.to_rgb(theirs(neurons[k].tolist()))[0])
 
 
-def compare_whole(exact: Trunk, images: torch.Tensor, layer: str) -> None:
+def compare_whole(trunk: Trunk, images: torch.Tensor, layer: str) -> None:
     """(2): all neurons of a layer, for each image, against the straightforward way."""
-    plain = Straightforward(exact).double().to(images.device)
-    same(Deconvnet(exact, "paper", bias=False).reconstruct(images, layer), plain(images, layer))
+    plain = Straightforward(trunk).to(images.device)
+    same(Deconvnet(trunk, "paper", bias=False).reconstruct(images, layer), plain(images, layer))
 
 
 def compare_gallery(trunk: Trunk, images: torch.Tensor, layer: str, device) -> list[tuple]:
@@ -263,10 +264,12 @@ def each_neuron(trunk: Trunk, device, quick: bool) -> None:
         stop, single = end(trunk, layer), captum(trunk, image, layer)
         patches = ours.reconstruct_each(image, layer)
         neurons = torch.stack([patches.maps - 1, patches.rows, patches.columns], 1)
-        some = neurons[torch.linspace(0, len(neurons) - 1, 4 if quick else 12).long()]
-        batch = neurons[:many].to(device)
-        compare_each(exact, image, layer, some)
-        *times, most = seconds(device, 1 if quick else 10, lambda: [single(neuron) for neuron in some.tolist()],
+        some = torch.linspace(0, len(neurons) - 1, 4 if quick else 12).long().tolist()
+        batch, alone = neurons[:many].to(device), neurons[some].tolist()
+        # As it is timed too, but where normalization's gradient leaves rounding (RESULTS.md, "How near to Captum").
+        for compared in [exact, trunk] if trunk.order == "pool-norm" else [exact]:
+            compare_each(compared, image, layer, some, many)
+        *times, most = seconds(device, 1 if quick else 10, lambda: [single(neuron) for neuron in alone],
                         lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
                         lambda: paper.reconstruct_each(image, layer), peak)  # fmt: skip
         counts = len(some), len(batch), len(neurons), len(neurons)
@@ -320,6 +323,7 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
             net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
             one = images[:1]
             compare_whole(exact, images[:4], layer)
+            compare_whole(trunk, one, layer)
 
             def cold(net=net, images=images, layer=layer):
                 net.forget()

@@ -16,8 +16,6 @@ from . import caffenet, evaluation, faces, materials, paper, precision, runs, sw
 from .checkpoint import metadata
 from .faces import splits
 
-FIG9 = "Our model in Fig. 9"  # the first transfer's
-
 
 def parts(run: runs.Run, job: sweep.Job) -> tuple[faces.CKPlus, splits.Split]:
     """A job's faces and how they are split."""
@@ -237,10 +235,10 @@ def left_out(run: runs.Run, jobs: list[sweep.Job]) -> pd.DataFrame:
     of: how many the schedule has; trainings: how many left it out; movement, %: the most that any weight could still
     have moved, of its layer's root mean square (training.furthest).
     """
-    steps = {FIG9: "celeba", tables.FIG14: "ckplus", tables.FIG18: "heads"}
+    steps = {tables.FIG9: "celeba", tables.FIG14: "ckplus", tables.FIG18: "heads"}
     of = {model: materials.recipe(run, step).max_iter for model, step in steps.items()}
     first = metadata(run.path / "training" / "celeba.safetensors") or {}
-    tails = [(FIG9, json.loads(first.get("history", "{}")))]
+    tails = [(tables.FIG9, json.loads(first.get("history", "{}")))]
     tails += [pair for found in _read(run, jobs).values() for pair in found["skipped"].items()]
     rows = [
         {"model": model, "from": tail["skipped_from"][0], "of": of[model], "bound": tail["skipped_movement"][0]}

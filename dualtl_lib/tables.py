@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from . import evaluation, paper
 
 PROTOCOLS = {"random": "images at random", "people": "people kept apart"}
-FIG14, FIG18, SVM = "Our model in Fig. 14", "Our model in Fig. 18", "linear SVM on pixels"
+FIG9, FIG14, FIG18 = "Our model in Fig. 9", "Our model in Fig. 14", "Our model in Fig. 18"
+SVM = "linear SVM on pixels"
 Predictions = Mapping[str, Mapping[str, Tensor]]  # by protocol, then by model or by covered region
 
 

@@ -332,7 +332,7 @@ def test_a_list_of_boxes_that_is_none_is_refused_by_name(tmp_path, content):
     (tmp_path / "happy").mkdir()
     (tmp_path / "happy" / "S1.png").write_bytes(encoded())
     (tmp_path / "boxes.csv").write_text(content)
-    with pytest.raises(ValueError, match=r"boxes.csv: expected columns file, x, y, side"):
+    with pytest.raises(ValueError, match=r"boxes.csv: expected a line 1 of file,x,y,side.*found .*anew"):
         CKPlus(tmp_path)
 
 

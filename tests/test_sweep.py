@@ -258,7 +258,7 @@ def test_what_was_left_out_is_counted_with_the_largest_bound(tmp_path, monkeypat
     (run.path / "training").mkdir()
     save_file({}, run.path / "training" / "celeba.safetensors", {"history": json.dumps(history)})
     found = folds.left_out(run, sweep.jobs(run))
-    assert found.to_numpy().tolist()[-1] == ["Our model in Fig. 9", 150, 200, 1, 0.04] and len(found) == 4
+    assert found.to_numpy().tolist()[-1] == [tables.FIG9, 150, 200, 1, 0.04] and len(found) == 4
 
 
 def test_the_command_line_says_what_is_wrong(capsys):

@@ -102,16 +102,16 @@ def _known_boxes(root: Path, files: list[str], findings: Findings) -> list[tuple
     path = root / "boxes.csv"
     if not path.is_file():
         return None
-    columns = {"file", "x", "y", "side"}
+    columns, expected = {"file", "x", "y", "side"}, f"{path}: expected a line 1 of file,x,y,side and rows like it"
     try:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
             reader = csv.DictReader(lines)
             rows, named = {row.get("file"): row for row in reader}, set(reader.fieldnames or ())
     except csv.Error as error:
-        raise ValueError(f"{path}: expected columns file, x, y, side with commas between ({error})") from error
+        raise ValueError(f"{expected}, found what is none ({error}); make it anew or remove it") from error
     if not columns <= named:
         found = some(sorted(map(str, named))) or "none"
-        raise ValueError(f"{path}: expected columns file, x, y, side with commas between, found {found}")
+        raise ValueError(f"{expected}, found columns {found}; make it anew or remove it")
     boxes = []
     for file in files:
         try:
@@ -165,10 +165,10 @@ def _official(root: Path, frames: Path, peaks: int, unwanted: set[str], findings
     for sequence in sequences:
         name = f"{sequence.parent.name}/{sequence.name}"
         label, peak = _emotion(labels, name, findings)
+        if label is None:
+            continue
         if label in unwanted - {"neutral"}:
             findings.silent(f"sequences of {label}, which is not asked for, left out", name)
-            continue
-        if label is None:
             continue
         numbered = _numbered(sequence, frames, findings)
         for path, emotion in _chosen(numbered, label, peak, peaks, name, findings):
