@@ -3,6 +3,7 @@
 The same colour stands for the same thing in every figure: see COLOURS.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ COLOURS = {
     "loss": "#444444",
 }
 PAGE = 7.2  # inches, the width of a page's text
+LINE = 95  # letters of a figure's title that fit into it
 
 plt.rcParams.update(
     {
@@ -84,12 +86,19 @@ def brightest(projection: Tensor) -> float:
     return float(torch.quantile(positive.flatten(), 0.998)) if positive.numel() else 1.0
 
 
+def _head(fig: plt.Figure, title: str) -> None:
+    """A page-wide figure's title, in as many lines of much the same length as it takes, and room for them."""
+    lines = max(1, -(-len(title) // LINE))
+    fig.suptitle("\n".join(textwrap.wrap(title, len(title) // lines + 10)))
+    fig.set_figheight(fig.get_figheight() + 0.16 * (lines - 1))
+
+
 def _grid(count: int, columns: int, title: str, spare: float = 0.2) -> tuple[plt.Figure, list[plt.Axes]]:
     """A page-wide figure of square panels without axes; spare: inches above each row, for its titles."""
     rows = -(-count // columns)
     side = PAGE / columns
     fig, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + spare) * rows + 0.3), squeeze=False)
-    fig.suptitle(title)
+    _head(fig, title)
     for ax in axes.flat:
         ax.axis("off")
     return fig, list(axes.flat)
@@ -179,7 +188,7 @@ def faces(images: Tensor, titles: Sequence[str], title: str, columns: int = 8) -
 def attributes(faces, index: int, title: str) -> plt.Figure:
     """Table 2's sample: a face and, beside it, its attributes, those that are present in dark."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.4), width_ratios=(1, 2))
-    fig.suptitle(title)
+    _head(fig, title)
     left.imshow(picture(torch.as_tensor(faces.images[index])))
     for ax in (left, right):
         ax.axis("off")
@@ -213,7 +222,7 @@ def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: st
     from torchvision.utils import make_grid  # here, since it takes six seconds
 
     fig, axes = plt.subplots(2, len(chosen), figsize=(PAGE, 2 * PAGE / len(chosen) + 0.7), squeeze=False)
-    fig.suptitle(title)
+    _head(fig, title)
     for (above, below), (layer, number) in zip(axes.T, chosen.items(), strict=True):
         found = strongest_patches(net, images, layer, maps=[number], progress=False)
         above.imshow(picture(make_grid(found.pictures[0], nrow=3, padding=1, pad_value=255)))
@@ -243,7 +252,7 @@ def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
     A name that ends in a protocol takes its colour; Fig. 18's curves are dashed.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.6))
-    fig.suptitle(title)
+    _head(fig, title)
     for name, history in histories.items():
         colour = next((COLOURS[p] for p, words in tables.PROTOCOLS.items() if words in name), COLOURS["measured"])
         style = {"color": colour, "ls": "--" if "Fig. 18" in name else "-", "lw": 1, "label": name}
@@ -288,7 +297,7 @@ def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | 
 def confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> plt.Figure:
     """Confusion matrices of counts, rows the truth, shaded by the share of each row."""
     fig, axes = plt.subplots(1, len(matrices), figsize=(PAGE, PAGE / len(matrices) + 0.5), squeeze=False)
-    fig.suptitle(title)
+    _head(fig, title)
     for ax, (name, counts) in zip(axes.flat, matrices.items(), strict=True):
         ax.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(counts):

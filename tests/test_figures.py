@@ -56,6 +56,18 @@ def test_an_empty_panel_says_whether_the_map_was_silent(shallow, images):
     assert said == {"silent": ["no neuron of it is active"], "lost": ["nothing of it reaches the pixels"]}
 
 
+@pytest.mark.parametrize("words", [5, 12, 25])
+def test_a_title_of_any_length_fits_into_the_page(images, words):
+    title = " ".join(["conv3,", "weights"] * words)
+    fig = figures.faces(images, "abcd", title)
+    fig.canvas.draw()
+    (head,) = fig.texts
+    box = head.get_window_extent()
+    assert head.get_text().replace("\n", " ") == title
+    assert fig.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1
+    assert all(ax.get_tightbbox().y1 <= box.y0 for ax in fig.axes)
+
+
 def test_covered_faces_share_the_scale_of_the_uncovered(shallow, images):
     covered = {"none": images[:1], "cheeks and forehead": images[1:2]}
     fig, shown = figures.occlusion_pairs(covered, Deconvnet(shallow), "conv1", 10, "")
