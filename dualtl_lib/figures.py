@@ -88,9 +88,10 @@ def brightest(projection: Tensor) -> float:
 
 def _head(fig: plt.Figure, title: str) -> None:
     """A page-wide figure's title, in as many lines of much the same length as it takes, and room for them."""
-    lines = max(1, -(-len(title) // LINE))
-    fig.suptitle("\n".join(textwrap.wrap(title, len(title) // lines + 10)))
-    fig.set_figheight(fig.get_figheight() + 0.16 * (lines - 1))
+    parts = max(1, -(-len(title) // LINE))
+    lines = textwrap.wrap(title, min(LINE, len(title) // parts + 10)) or [""]
+    fig.suptitle("\n".join(lines))
+    fig.set_figheight(fig.get_figheight() + 0.16 * (len(lines) - 1))
 
 
 def _grid(count: int, columns: int, title: str, spare: float = 0.2) -> tuple[plt.Figure, list[plt.Axes]]:
