@@ -87,11 +87,11 @@ def brightest(projection: Tensor) -> float:
 
 
 def _head(fig: plt.Figure, title: str) -> None:
-    """A page-wide figure's title, in as many lines of much the same length as it takes, and room for them."""
-    parts = max(1, -(-len(title) // LINE))
-    lines = textwrap.wrap(title, min(LINE, len(title) // parts + 10)) or [""]
-    fig.suptitle("\n".join(lines))
-    fig.set_figheight(fig.get_figheight() + 0.16 * (len(lines) - 1))
+    """A page-wide figure's title, in as few lines as hold it, as even as its words allow, and room for them."""
+    fewest = len(textwrap.wrap(title, LINE)) or 1
+    wrapped = (textwrap.wrap(title, width) for width in range(max(1, len(title) // fewest), LINE + 1))
+    fig.suptitle("\n".join(next(lines for lines in wrapped if len(lines) <= fewest)))
+    fig.set_figheight(fig.get_figheight() + 0.16 * (fewest - 1))
 
 
 def _grid(count: int, columns: int, title: str, spare: float = 0.2) -> tuple[plt.Figure, list[plt.Axes]]:
