@@ -2,10 +2,11 @@
 
 --quick takes about a minute of one core, and its times are rough.
 
-One process, one run, the same weights, images and neurons for all that are compared; results are compared before
-anything is timed. Times are medians. Operations are those of convolutions and matrix products, counted by torch's
-FlopCounterMode (a multiplication and an addition are two), none on padding. "of peak" is their rate over that of a
-1024 x 1024 float32 matrix product (on a GPU, 8192 x 8192), taken in the same turns.
+One process, one run, the same weights and images for all that are compared; results are compared before anything is
+timed, and those of the gallery's one timed run after it. Where an image is new, the way forward is part of the time.
+Captum, a neuron at a time, is asked for some of the neurons. Times are medians. Operations are those of convolutions
+and matrix products, counted by torch's FlopCounterMode (a multiplication and an addition are two), none on padding. "of
+peak" is their rate over that of a 1024 x 1024 float32 matrix product (on a GPU, 8192 x 8192), taken in the same turns.
 """
 
 # ruff: noqa: B023  (what is timed is called at once, while the loop's variables are what they are)
@@ -27,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualtl_lib import weights
 from dualtl_lib.caffenet import Trunk
 from dualtl_lib.deconvnet import Deconvnet, stages_of
-from dualtl_lib.gallery import gallery
+from dualtl_lib.gallery import Gallery, gallery
 from dualtl_lib.projection import Convolution, Window, forward, last_winner, phases, shuffled, unpool
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -226,17 +227,17 @@ def compare_whole(trunk: Trunk, images: torch.Tensor, layer: str) -> None:
     same(Deconvnet(trunk, "paper", bias=False).reconstruct(images, layer), plain(images, layer))
 
 
-def compare_gallery(trunk: Trunk, images: torch.Tensor, layer: str, device) -> list[tuple]:
-    """(3): the strongest of three maps against Captum's; they are returned, as (image, (map from 0, row, column))."""
-    net, exact = Deconvnet(trunk, **CAPTUM), doubled(trunk)
-    found = gallery(net, images, layer, maps=[1, 101, 201], count=1, progress=False)
-    some = []
-    for m, (number, i, r, c) in enumerate(zip(found.maps, found.images, found.rows, found.columns, strict=True)):
-        image, neuron = images[i], (int(number) - 1, int(r), int(c))
+def compare_gallery(trunk: Trunk, found: Gallery, images: torch.Tensor, layer: str, device, few: int) -> list[tuple]:
+    """(3): some of a gallery's patches against Captum's; they are returned, as (image, (map from 0, row, column))."""
+    net, exact, some = Deconvnet(trunk, **CAPTUM), doubled(trunk), []
+    for at in torch.linspace(0, found.images.numel() - 1, few).long().tolist():
+        m, k = divmod(at, found.images.shape[1])
+        image, place = images[found.images[m, k]].unsqueeze(0), (found.rows[m, k].view(1), found.columns[m, k].view(1))
+        neuron = (int(found.maps[m]) - 1, *map(int, place))
         some.append((image, neuron))
-        if found.activations[m, 0] > 0:
-            asked = image, layer, number.view(1), r, c
-            same(found.patches[m, 0], net.project(*asked).patches[0].cpu())
+        if found.activations[m, k] > 0:
+            asked = image, layer, found.maps[m].view(1), *place
+            same(found.patches[m, k], net.project(*asked).patches[0].cpu())
             theirs = captum(exact, image.to(device), layer)(neuron)
             same(Deconvnet(exact, **CAPTUM).project(*asked).paste()[0], exact.transform.to_rgb(theirs)[0])
     return some
@@ -269,12 +270,17 @@ def each_neuron(trunk: Trunk, device, quick: bool) -> None:
         # As it is timed too, but where normalization's gradient leaves rounding (RESULTS.md, "How near to Captum").
         for compared in [exact, trunk] if trunk.order == "pool-norm" else [exact]:
             compare_each(compared, image, layer, some, many)
+
+        def new(net, layer=layer):
+            net.forget()
+            net.reconstruct_each(image, layer)
+
         *times, most = seconds(device, 1 if quick else 10, lambda: [single(neuron) for neuron in alone],
-                        lambda: whole_batch(hooked, x, stop, batch), lambda: ours.reconstruct_each(image, layer),
-                        lambda: paper.reconstruct_each(image, layer), peak)  # fmt: skip
+                               lambda: whole_batch(hooked, x, stop, batch), lambda: new(ours), lambda: new(paper),
+                               peak)  # fmt: skip
         counts = len(some), len(batch), len(neurons), len(neurons)
         theirs, batched, mine, papers = (t / n for t, n in zip(times, counts, strict=True))
-        work = operations(lambda: ours.reconstruct_each(image, layer)) / len(neurons)
+        work = operations(lambda: new(ours)) / len(neurons)
         full = operations(lambda: whole_batch(hooked, x, stop, batch)) / many
         row(layer, f"{1e3 * theirs:.1f}", f"{1e3 * batched:.1f}", f"{1e3 * mine:.3f}", f"{theirs / mine:.0f}",
             f"{batched / mine:.0f}", f"{full / 1e6:.0f}", f"{work / 1e6:.1f}", f"{work / mine * most / square:.0%}",
@@ -322,7 +328,8 @@ def whole_layer(trunk: Trunk, device, quick: bool) -> None:
         for layer in LAYERS:
             net = Deconvnet(trunk, "paper", bias=False)  # windows assign, as MaxUnpool2d has it
             one = images[:1]
-            compare_whole(exact, images[:4], layer)
+            for some in images.split(4):
+                compare_whole(exact, some, layer)
             compare_whole(trunk, one, layer)
 
             def cold(net=net, images=images, layer=layer):
@@ -377,8 +384,6 @@ def galleries(trunk: Trunk, device, quick: bool) -> None:
     """
     layer, net = "conv5", Deconvnet(trunk, **CAPTUM)
     images = pictures(30 if quick else 1000)
-    some = compare_gallery(trunk, images[:30], layer, device)
-
     few = min(50, len(images))
 
     def look(n=few):
@@ -388,6 +393,7 @@ def galleries(trunk: Trunk, device, quick: bool) -> None:
     start = time.perf_counter()
     found = gallery(net, images, layer, progress=False)
     taken = time.perf_counter() - start
+    some = compare_gallery(trunk, found, images, layer, device, 3 if quick else 9)
     peak, square = product(device)
     turns = look, lambda: [captum(trunk, image.to(device), layer)(neuron) for image, neuron in some], peak
     looked, theirs, most = seconds(device, 1 if quick else 3, *turns)

@@ -1,9 +1,13 @@
 """How long the paper's training takes at its own size: 202,599 faces, 100 a batch, on the GPU where there is one.
 
-python benchmarks/paper_scale.py [--faces 202599] [--expressions 1400] [--iterations 10000] [--precision auto]
+python -m benchmarks.paper_scale [--faces 202599] [--expressions 1400] [--iterations 10000] [--precision auto]
 
-Needs of this project only dualtl_lib, and torch, numpy, pandas, scipy, scikit-learn, pyyaml, safetensors and tqdm. No
-data: 2000 different pictures of noise, repeated to the number asked for, and random labels. Faces would take another
+Run where this repository lies, not installed, with torch, scipy, scikit-learn, pyyaml, safetensors and tqdm:
+
+    pip download --only-binary :all: --dest wheels scipy scikit-learn pyyaml safetensors tqdm    # here
+    pip install --no-index --find-links wheels scipy scikit-learn pyyaml safetensors tqdm        # there
+
+No data: 2000 different pictures of noise, repeated to the number asked for, and random labels. Faces would take another
 time: an iteration is cheaper where few images of its batch have a gradient, and the gradients say where the tail ends.
 Steps two and three run through training.fit, the schedule's dead tail left out where its bound allows, as a run with
 `skip_dead_tail` does, and after at most --iterations of each.

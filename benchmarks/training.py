@@ -9,9 +9,9 @@ DataLoader, torch.optim.SGD. Both see the same batches, turn by turn in one proc
 is of the matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
 seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of the
 matrix rate they reach, with maps last in memory as ours are, and with maps first. Random weights and pictures: neither
-changes the time, as the number of images with a gradient is given. Then Table 4 through training.fit on as many images
-as the paper has, --schedule of its iterations, where that number is what random labels make it; and how the frozen
-layers' maps grow with the data.
+changes the time, as the number of images with a gradient is given. Then what normalizing and pooling the maps of conv1
+and conv2 take, beside conv1's convolution; Table 4 through training.fit on as many images as the paper has, --schedule
+of its iterations, where that number is what random labels make it; and how the frozen layers' maps grow with the data.
 """
 
 import argparse
@@ -218,6 +218,49 @@ def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str,
     return rates({"plain": by_plain(), "ours": by_us(), **both_orders(model, 0, precision)}, rounds)
 
 
+def forth(op: Callable, x: torch.Tensor) -> Iterator[int]:
+    """A layer forward, as training runs it, at each `next`."""
+    while True:
+        op(x)
+        yield len(x)
+
+
+def back(op: Callable, x: torch.Tensor) -> Iterator[int]:
+    """Its way back to what entered."""
+    y = op(x)
+    g = torch.ones_like(y)
+    while True:
+        torch.autograd.grad(y, x, g, retain_graph=True)
+        yield len(x)
+
+
+def between(rounds: int) -> None:
+    """Milliseconds of normalizing and pooling a batch of maps as large as conv1 and conv2 make them, which is where
+    AlexNet's order has both: PyTorch's own with maps first, and the trunk's. Forward keeps what the way back needs.
+    """
+    trunk = caffenet.Trunk()
+    kinds = {  # layers of PyTorch's and ours, the type, and what lies last in memory
+        "PyTorch's, float32": (nn.LocalResponseNorm(5, 1e-4, 0.75), torch.float32, torch.contiguous_format),
+        "ours, float32": (trunk.norm, torch.float32, torch.channels_last),
+        "ours, bfloat16": (trunk.norm, torch.bfloat16, torch.channels_last),
+    }
+    print("\n| a batch, ms | " + " | ".join(f"{kind}: forward | back" for kind in kinds) + " |")
+    print("|---|" + "---:|" * 2 * len(kinds))
+    for maps, side, name in ((96, 55, "conv1"), (256, 27, "conv2")):
+        for what in ("normalizing", "pooling"):
+            turns = {}
+            for kind, (norm, dtype, order) in kinds.items():
+                x = torch.rand(BATCH, maps, side, side).to(dtype).contiguous(memory_format=order).requires_grad_()
+                op = norm if what == "normalizing" else trunk.pool
+                turns |= {(kind, "forward"): forth(op, x), (kind, "back"): back(op, x)}
+            found = rates(turns, rounds).values()
+            print(f"| {what} {name} | " + " | ".join(f"{1000 * BATCH / rate:.0f}" for rate in found) + " |", flush=True)
+    x = torch.rand(BATCH, 3, caffenet.SIZE, caffenet.SIZE)
+    with torch.no_grad():
+        taken = BATCH / rates({"conv1": forth(trunk.conv1, x)}, rounds)["conv1"]
+    print(f"\nconv1's convolution itself, in float32 with maps first: {1000 * taken:.0f} ms")
+
+
 class FirstOf:
     """The first images of a data set."""
 
@@ -309,13 +352,16 @@ def main() -> None:
     print(
         f"matrix rate, GFLOP/s: {measured}; ours and torch's products alone in {precision}, the plain loop in float32\n"
     )
-    print(f"| step | plain, images/s | ours, images/s | times | MFLOP an image | share of the {precision} rate "
-          "| torch's products alone, images/s | their share | ours of theirs | theirs with maps first |")  # fmt: skip
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| step | plain, images/s | of the float32 rate | ours, images/s | times | MFLOP an image "
+          f"| of the {precision} rate | torch's products alone, images/s | their share | ours of theirs "
+          "| theirs with maps first |")  # fmt: skip
+    print("|---|" + "---:|" * 10)
     for name, plain, ours, last, first, work in rows:
+        loop = f"{plain:.1f} | {plain * work / peak['float32']:.0%}"
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
         alone = f"{last:.0f} | {last * work / peak[precision]:.0%} | {ours / last:.0%} | {first:.0f}"
-        print(f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
+        print(f"| {name} | {loop} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
+    between(args.iterations)
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)
 

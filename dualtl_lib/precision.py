@@ -14,17 +14,20 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 
 @functools.cache
 def bfloat16_pays(device: str) -> bool:
-    """Whether bfloat16 products are at least 1.5 times as fast as float32 on this device: measured, in about 0.3 s.
+    """Whether bfloat16 products are at least 1.5 times as fast as float32 on this device: measured, in some 0.3 s.
 
-    True with AMX and on GPUs; a CPU that has no bfloat16 arithmetic emulates it and may be 200 times slower.
+    True with AMX and with AVX-512's bfloat16; a CPU without such arithmetic emulates it and may be 200 times slower.
     """
-    taken, end = {torch.float32: [], torch.bfloat16: []}, time.perf_counter() + 0.3
-    while time.perf_counter() < end:  # turn by turn, so that a busy moment of the machine strikes both
-        for dtype, seconds in taken.items():
-            a = torch.ones(512, 512, dtype=dtype, device=device)
+    side = 512 if device == "cpu" else 4096  # on a GPU a small product takes no longer than starting it
+    taken = {torch.float32: [], torch.bfloat16: []}
+    factors = {dtype: torch.ones(side, side, dtype=dtype, device=device) for dtype in taken}
+    end = None
+    while end is None or time.perf_counter() < end:  # turn by turn, so that a busy moment of the machine strikes both
+        for dtype, a in factors.items():
             begin = time.perf_counter()
             (a @ a)[0, 0].item()  # waits for the device
-            seconds.append(time.perf_counter() - begin)
+            taken[dtype].append(time.perf_counter() - begin)
+        end = end or time.perf_counter() + 0.3  # after the first turn, in which a GPU's library is loaded
     return min(taken[torch.float32]) >= 1.5 * min(taken[torch.bfloat16])
 
 

@@ -1,26 +1,32 @@
 """The benchmarks that can be run small: each ends well and prints its table. Nothing is timed."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 import torch
 
 from dualtl_lib import caffenet, runs, training, weights
+from dualtl_lib.deconvnet import Deconvnet
+from dualtl_lib.gallery import gallery
 
 SMALL = {
-    "faces.py": (("--images", "6"), 2),
-    "paper_scale.py": (("--faces", "100", "--expressions", "100", "--iterations", "1"), 3),
+    "faces": (("--images", "6"), 2),
+    "paper_scale": (("--faces", "100", "--expressions", "100", "--iterations", "1"), 3),
 }
 
 
 @pytest.mark.parametrize("script", SMALL)
-def test_it_prints_a_row_for_each(script):
+def test_it_prints_a_row_for_each_where_the_project_is_not_installed(script):
+    """-S leaves out this environment's .pth files, one of which is the installation."""
     arguments, rows = SMALL[script]
-    command = [sys.executable, runs.HOME / "benchmarks" / script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-S", "-m", f"benchmarks.{script}", *arguments]
+    here = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    done = subprocess.run(command, cwd=runs.HOME, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|") and re.search(r"\d", line)]
     assert len(table) == rows, done.stdout
@@ -102,7 +108,9 @@ def test_what_the_deconvnet_s_benchmark_compares_is_the_same(monkeypatch):
     for layer in ("conv1", "conv2"):
         measured.compare_each(exact, images[:1], layer, [8, 38], 4)
         measured.compare_whole(exact, images, layer)
-    assert len(measured.compare_gallery(trunk, images, "conv2", torch.device("cpu"))) == 3
+    net = Deconvnet(trunk, **measured.CAPTUM)
+    found = gallery(net, images, "conv2", maps=[1, 101, 201], count=2, progress=False)
+    assert len(measured.compare_gallery(trunk, found, images, "conv2", torch.device("cpu"), few=3)) == 3
     assert len(compared) >= 8 and all(expected.any() for expected in compared)
 
 

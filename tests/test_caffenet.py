@@ -126,11 +126,16 @@ def test_normalization_by_hand(maps):
     torch.testing.assert_close(LocalResponseNorm()(x), lrn_by_hand(x))
 
 
-def test_normalization_is_pytorchs():
-    x = noise(2, 96, 13, 13, scale=200)
-    torch.testing.assert_close(
-        LocalResponseNorm()(x), F.local_response_norm(x, 5, 1e-4, 0.75, 1.0), rtol=2e-6, atol=1e-4
-    )
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_normalization_and_its_gradient_are_pytorchs(order):
+    x, weight = noise(2, 96, 27, 27, scale=200), noise(2, 96, 27, 27, seed=1)
+    found = []
+    for norm in (LocalResponseNorm(), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)):
+        entered = x.contiguous(memory_format=order).requires_grad_()
+        left = norm(entered)
+        found.append((left, *torch.autograd.grad(left, entered, weight)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_normalization_is_the_neuron_times_its_factor():

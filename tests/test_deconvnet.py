@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import pickle
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -52,13 +53,10 @@ def some_images(n: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trunk() -> Trunk:
-    """Real weights where they are, else the embedded trunk, else random ones."""
-    for name in ("$DATA/weights/bvlc_alexnet_conv.safetensors", "embedded"):
-        try:
-            return weights.load(name).requires_grad_(False)
-        except (OSError, ValueError):
-            continue
-    return random_trunk()
+    """Real weights where they are, else the embedded trunk."""
+    with suppress(OSError, ValueError):
+        return weights.load("$DATA/weights/bvlc_alexnet_conv.safetensors").requires_grad_(False)
+    return weights.load("embedded").requires_grad_(False)
 
 
 def relative(a, b) -> float:
@@ -385,21 +383,28 @@ def test_float32_rounds_where_normalization_comes_first_and_its_gradient_vanishe
     assert relative(expected.paste([worst]), theirs_exact) < 1e-5 < relative(found.paste([worst]), theirs) < 2e-2
 
 
+SOME = dict(maps=[2, 40, 90])
+CHOICES = [{}, SOME, dict(top=5), SOME | dict(top=5), dict(top_of_layer=15), SOME | dict(top_of_layer=15)]
+
+
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
 def test_several_neurons_together_are_autograd_s(order):
     ours, image = random_trunk(order=order).double(), some_images(1, 5)
     net, modules = Deconvnet(ours, "gradient", lrn="gradient"), as_modules(ours)
-    for layer in LAYERS:
-        x = maps = ours.transform(image).double().requires_grad_()
-        for name, module in modules.named_children():
-            maps = module(maps)
-            if name == f"{'pool' if ours.layer(layer).pool else 'relu'}_{layer}":
-                break
-        rows = maps[0, [1, 39, 89]].flatten(1)
-        (expected,) = torch.autograd.grad(rows.sort(dim=1, descending=True, stable=True).values[:, :5].sum(), x)
-        found = net.reconstruct(image, layer, maps=[2, 40, 90], top=5)
-        assert found.dtype == torch.float64
-        assert relative(found, ours.transform.to_rgb(expected)) < 1e-9, layer
+    x = maps = ours.transform(image).double().requires_grad_()
+    for name, module in modules.named_children():
+        maps, layer = module(maps), name.split("_")[-1]
+        if layer not in LAYERS or name != f"{'pool' if ours.layer(layer).pool else 'relu'}_{layer}":
+            continue
+        for choice in CHOICES:
+            rows = maps[0, [m - 1 for m in choice["maps"]] if "maps" in choice else slice(None)].flatten(1)
+            rows = rows.flatten().unsqueeze(0) if "top_of_layer" in choice else rows
+            n = choice.get("top") or choice.get("top_of_layer") or rows.shape[1]
+            largest = rows.sort(dim=1, descending=True, stable=True).values[:, :n].sum()
+            (expected,) = torch.autograd.grad(largest, x, retain_graph=True)
+            found = net.reconstruct(image, layer, **choice)
+            assert found.dtype == torch.float64
+            assert relative(found, ours.transform.to_rgb(expected)) < 1e-9, (layer, choice)
 
 
 def test_zeiler_starts_with_the_activation(trunk):
@@ -702,6 +707,22 @@ def test_gallery_finds_the_strongest_of_a_whole_data_set(trunk):
             padded = nn.functional.pad(images[i], (side,) * 4)
             expected = padded[:, top + side : top + 2 * side, left + side : left + 2 * side]
             assert torch.equal(found.pictures[m, k], expected)
+
+
+def test_a_gallery_reads_one_image_at_a_time():
+    images = some_images(4)
+
+    class OnDisk:
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, index):
+            assert len(range(len(images))[index]) == 1
+            return images[index].numpy()
+
+    asked = dict(layer="conv1", maps=[5, 9], count=2, progress=False)
+    read, held = (gallery.gallery(Deconvnet(random_trunk()), these, **asked) for these in (OnDisk(), images))
+    assert all(torch.equal(a, b) for a, b in zip(vars(read).values(), vars(held).values(), strict=True))
 
 
 def test_of_equals_a_gallery_takes_the_first_images_and_sorts_no_later_one(monkeypatch):

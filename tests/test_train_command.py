@@ -1,5 +1,6 @@
 """python -m dualtl_lib train, on a run of few faces and few iterations."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from dualtl_lib import materials, runs
 from dualtl_lib.__main__ import main
@@ -60,10 +63,31 @@ def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
     assert "max_iter (int)" in capsys.readouterr().err
 
 
-def test_ended_by_sigterm_it_leaves_no_part_of_a_file(home):
-    """As SLURM and Snakemake end a job; here while the frozen layers are computed."""
+@pytest.fixture
+def here(home):
+    """The environment of a process that finds a copy of the library, and so its config, in `home`."""
     shutil.copytree(runs.__file__.removesuffix("/runs.py"), home / "dualtl_lib")
-    here = {**os.environ, "PYTHONPATH": str(home), "DUALTL_OUTPUT": str(home)}
+    return {**os.environ, "PYTHONPATH": str(home), "DUALTL_OUTPUT": str(home)}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning_fabric") is None, reason="needs lightning-fabric")
+def test_two_processes_train_the_model_that_one_does(home, here):
+    """The README's line, on CPUs."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dualtl_lib"]
+    command = [sys.executable, *command, "train", "tiny", "celeba"]
+    here |= {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=home, env=here, capture_output=True, text=True, timeout=240)
+    run = runs.open_run("tiny")
+    assert (done.returncode, done.stdout) == (0, f"{run.checkpoint('celeba')}\n"), done.stderr[-3000:]
+    together = load_file(run.checkpoint("celeba"))
+    shutil.rmtree(run.path)
+    assert main(["train", "tiny", "celeba"]) == 0
+    for name, alone in load_file(run.checkpoint("celeba")).items():
+        torch.testing.assert_close(together[name], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_ended_by_sigterm_it_leaves_no_part_of_a_file(home, here):
+    """As SLURM and Snakemake end a job; here while the frozen layers are computed."""
     command = [sys.executable, "-m", "dualtl_lib", "train", "tiny", "celeba", "--set", "celeba.max_iter=10000"]
     with subprocess.Popen(command, cwd=home, env=here, stderr=subprocess.PIPE, text=True) as job:
         while job.poll() is None and not list(home.glob("runs/*/cache/.prefix-*")):

@@ -188,22 +188,6 @@ def test_attribute_heads_have_biases_too():
     assert {"fc1.bias", "fc2_bias"} < doubled and not any("weight" in name for name in doubled)
 
 
-# --- the network's normalization, made faster
-
-
-def test_normalization_equals_pytorchs():
-    x = 50 * torch.randn(2, 9, 6, 5, generator=torch.Generator().manual_seed(0))
-    x.requires_grad_()
-    ours, theirs = caffenet.LocalResponseNorm(), nn.LocalResponseNorm(5, 1e-4, 0.75)
-    g = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ours(x), x * ours.factor(x), rtol=1e-6, atol=1e-6)
-    a, b = (torch.autograd.grad(norm(x), x, g)[0] for norm in (ours, theirs))
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    steep = (100 * x[:1, :, :2, :2].detach().double()).requires_grad_()
-    assert torch.autograd.gradcheck(ours, steep)
-
-
 # --- training
 
 
@@ -800,7 +784,7 @@ def test_heads_that_went_first_do_not_go_again(tmp_path, monkeypatch, iteration)
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path):
     found = json.loads(in_process("kill", tmp_path).splitlines()[-1])
-    assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 1
+    assert found["kills"] >= 30 and found["resumed"] >= 10 and found["finished"] >= 2
 
 
 def in_process(*arguments, by=()) -> str:
@@ -841,13 +825,15 @@ def kill_often(folder, kills=30, seed=0):
     usual = time.monotonic() - begin
     draw, count, resumed, finished = random.Random(seed), 0, 0, 0
     while count < kills:
-        path = folder / f"{finished}.safetensors"
-        while True:
+        path, iteration = folder / f"{finished}.safetensors", 0
+        while iteration < SHORT.max_iter:  # the last one too is killed no more at some time, and ends
             resumed += path.exists()
             child = train_in_child(path)
-            await_saves(path, draw.randrange(5), child)
-            time.sleep(usual * draw.uniform(0, 0.1))
-            pid, status = os.waitpid(child, os.WNOHANG)
+            if count < kills:
+                await_saves(path, draw.randrange(5), child)
+                time.sleep(usual * draw.uniform(0, 0.1))
+            pid, status = os.waitpid(child, os.WNOHANG if count < kills else 0)
+            assert pid == 0 or status == 0
             if pid == 0:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
@@ -856,14 +842,8 @@ def kill_often(folder, kills=30, seed=0):
                 with safe_open(path, "pt") as f:  # raises where it is not whole
                     assert all(f.get_tensor(k).isfinite().all() for k in f.keys())  # noqa: SIM118
                     iteration = int(f.metadata()["iteration"])
-                if iteration == SHORT.max_iter:
-                    break
-            assert pid == 0 or status == 0
-            if count >= kills:
-                break
-        if path.exists() and iteration == SHORT.max_iter:
-            finished += 1
-            assert equal(load_file(path), load_file(whole))
+        finished += 1
+        assert equal(load_file(path), load_file(whole))
     print(json.dumps({"kills": count, "resumed": resumed, "finished": finished}))
 
 
