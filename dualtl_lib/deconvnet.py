@@ -88,10 +88,11 @@ class Deconvnet:
     the rounding: at conv1 of BVLC's AlexNet up to 6e-3 apart, ours 1.3e-3 and Captum's 7e-3 from double.
 
     Images are uint8 RGB [N, 3, 227, 227], results RGB in the trunk's input units, of the trunk's type (float32 by
-    default) and on its device. Each image is computed by itself, so its result does not depend on the others. The way
-    forward of the last 16 images is kept until a weight, the trunk's transform, layers, order or normalization changes.
-    A weight changed through `.data`, or in place where it was made under torch.inference_mode, cannot be noticed: make
-    another Deconvnet. Whole numbers may be Python's, NumPy's or torch's.
+    default) and on its device. Each image is computed by itself, so its result does not depend on the others; on a GPU
+    those of variants that add up shared winners may differ by rounding, from call to call. The way forward of the last
+    16 images is kept until a weight, the trunk's transform, layers, order or normalization changes. A weight changed
+    through `.data`, or in place where it was made under torch.inference_mode, cannot be noticed: make another Deconvnet.
+    Whole numbers may be Python's, NumPy's or torch's.
     """
 
     def __init__(
