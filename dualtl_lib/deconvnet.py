@@ -91,8 +91,8 @@ class Deconvnet:
     default) and on its device. Each image is computed by itself, so its result does not depend on the others; on a GPU
     those of variants that add up shared winners may differ by rounding, from call to call. The way forward of the last
     16 images is kept until a weight, the trunk's transform, layers, order or normalization changes. A weight changed
-    through `.data`, or in place where it was made under torch.inference_mode, cannot be noticed: make another Deconvnet.
-    Whole numbers may be Python's, NumPy's or torch's.
+    through `.data`, or in place where it was made under torch.inference_mode, cannot be noticed: make another
+    Deconvnet. Whole numbers may be Python's, NumPy's or torch's.
     """
 
     def __init__(
