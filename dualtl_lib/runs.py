@@ -230,25 +230,31 @@ def replacing(path: Path):
     """A file beside `path` to write to, renamed to it when all went well and removed when not.
 
     A `path` that has these bytes already is left as it is, so that Snakemake makes nothing anew that depends on it.
+    Raises OSError naming `path` where it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
+    path, part = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        os.close(handle)
         yield Path(part)
         os.chmod(part, 0o644)  # mkstemp's 0600 would keep a shared folder's other users out
         if not (path.is_file() and filecmp.cmp(part, path, shallow=False)):
             os.replace(part, path)
+    except OSError as error:
+        if error.errno is None or (part and error.filename not in (None, part)):
+            raise  # it says itself what it is about
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        Path(part).unlink(missing_ok=True)
+        if part:
+            Path(part).unlink(missing_ok=True)
 
 
 def reserve(path: Path) -> None:
     """Take a file's space on the disk now: a memory map that outgrows its disk ends the process without a word."""
     size, free = path.stat().st_size, shutil.disk_usage(path.parent).free
     if free < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free")
+        raise OSError(errno.ENOSPC, f"{size / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free")
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -26,7 +26,9 @@ EMBEDDED = Path(__file__).parent / "data" / "embedded.safetensors"
 ORDER = "pool-norm"  # where neither the caller nor the file says: the paper's network (READING's first point)
 FEATURES = {"features.0": "conv1", "features.3": "conv2", "features.6": "conv3", "features.8": "conv4"}
 FEATURES["features.10"] = "conv5"  # torchvision's names
-ANOTHER = "another network's file? Name one of CaffeNet's or AlexNet's: `python -m dualtl_lib weights list`"
+ANOTHER = (
+    "another network's file, or one cut off? Name one of CaffeNet's or AlexNet's: `python -m dualtl_lib weights list`"
+)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of fewer bits: quantized, and of another scale
 
 CAFFE_TRANSFORM = Preprocessing()
@@ -449,7 +451,7 @@ def save_model(
     """Keep a trained model, or a trunk, as safetensors; its architecture and `meta` (JSON values) go with it.
 
     dtype: of the numbers on disk, such as torch.float16; None leaves them as they are. The file appears whole or
-    not at all. The same model and meta give the same bytes.
+    not at all. The same model and meta give the same bytes. Raises OSError where it cannot be written.
     """
     trunk = model if isinstance(model, Trunk) else model.trunk
     own = {
@@ -466,8 +468,12 @@ def save_model(
     if clash := own.keys() & meta.keys():
         raise ValueError(f"{', '.join(sorted(clash))}: save_model writes this itself; give it another name")
     state = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in model.state_dict().items()}
-    with runs.replacing(path) as part:
-        save_file(state, part, metadata={"dualtl": json.dumps(own | meta, sort_keys=True)})
+    try:
+        with runs.replacing(path) as part:
+            save_file(state, part, metadata={"dualtl": json.dumps(own | meta, sort_keys=True)})
+    except (OSError, safetensors.SafetensorError) as error:
+        where = "make room, or name another folder (a run's is under DUALTL_OUTPUT)"
+        raise OSError(f"{path} cannot be written ({error}): {where}") from error
     return Path(path)
 
 

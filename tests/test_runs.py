@@ -1,5 +1,6 @@
 """Runs: config files, folders that no two runs share, files that appear whole or not at all."""
 
+import errno
 import json
 import os
 import runpy
@@ -165,6 +166,24 @@ def test_replacing_leaves_the_old_file_and_no_part_when_it_fails(tmp_path):
     assert target.read_text() == "old"
     assert [p.name for p in target.parent.iterdir()] == ["a.csv"]
     assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_replacing_names_the_file_that_cannot_be_written(tmp_path):
+    def full(part):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "a.csv"
+    with pytest.raises(OSError, match=r"No space left .*/a.csv'"), runs.replacing(target) as part:
+        full(part)
+    with pytest.raises(OSError, match="of its own") as raised, runs.replacing(target):
+        raise OSError("of its own")
+    assert str(raised.value) == "of its own"
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"), runs.replacing(target):
+        (tmp_path / "other.csv").read_bytes()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/b\.csv"), runs.replacing(tmp_path / "file" / "b.csv"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_run_says_what_makes_it(home):

@@ -127,7 +127,7 @@ def test_a_test_that_leaves_too_few_of_a_class_is_an_error_of_our_own():
     assert 0 < failed < 20
 
 
-@pytest.mark.filterwarnings("ignore:class . has 3 people, fewer than 5 folds")
+@pytest.mark.filterwarnings("ignore:class . has 3 people")
 def test_few_images_a_class_give_a_larger_validation_part():
     classes, people = np.arange(72) % 8, [f"p{i % 24}" for i in range(72)]
     faces = labelled(classes, people)
@@ -143,10 +143,15 @@ def test_too_few_people_to_learn_from_is_an_error_of_our_own():
         splits.people(faces, folds=2)
 
 
-def test_a_class_of_fewer_people_than_folds_is_warned_of():
+@pytest.mark.parametrize("folds", [2, 5])
+def test_a_class_of_few_people_is_warned_of_with_what_lacks_it(folds):
     faces = labelled([0] * 30 + [1] * 12, [f"p{i}" for i in range(30)] + ["q1"] * 6 + ["q2"] * 6)
-    with pytest.warns(UserWarning, match="anger has 2 people, fewer than 5 folds"):
-        found = splits.people(faces, folds=5)
+    with pytest.warns(UserWarning, match="anger has 2 people") as said:
+        found = splits.people(faces, folds=folds)
+    without = [sum((faces.targets[part] == 0).all().item() for part in parts) for parts in zip(*found, strict=True)]
+    train, validate, test = without
+    assert f"of {folds} folds {train} train, {validate} validate and {test} test without it" in str(said[0].message)
+    assert train and test == folds - 2
     assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in found)
 
 

@@ -493,7 +493,7 @@ def a_folder_that_cannot_be_written(folder, monkeypatch):
 
 def a_full_disk(folder, monkeypatch):
     monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    return "0.0 GB are needed and 0.0 GB are free"
+    return r"\d+ MB are needed and 0 MB are free"
 
 
 @pytest.mark.filterwarnings("error")  # the one that is expected aside

@@ -69,6 +69,10 @@ class CelebA(Faces):
         findings = Findings()
         labels = read_attributes(path, attributes, findings)
         pictures = _pictures(root, folder, labels, findings)
+        if not pictures:
+            raise ValueError(
+                f"{folder}: expected pictures (.jpg, .png, …), found none ({findings}); unpack CelebA's there"
+            )
         findings.extend("pictures the list does not name", sorted(set(pictures) - set(labels)))
         findings.extend("rows without a picture", sorted(set(labels) - set(pictures)))
         names = sorted(set(labels) & set(pictures))
@@ -183,7 +187,8 @@ def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findi
     if not columns:
         found = "a first line without names" if rows else "an empty list"
         raise ValueError(
-            f"{path}: expected the attributes' names and a row for each picture, found {found}; {findings}"
+            f"{path}: expected the attributes' names and a row for each picture, found {found} "
+            f"({findings}); get the list anew"
         )
     unknown = [a for a in attributes if columns.count(a) != 1]
     if unknown:

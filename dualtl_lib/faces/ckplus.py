@@ -162,6 +162,10 @@ def _official(root: Path, frames: Path, peaks: int, unwanted: set[str], findings
         raise FileNotFoundError(f"{root}: expected CK+'s labels in Emotion/ beside {frames.name}/, found {found}")
     pictures = []
     sequences = [sequence for subject in _visible(frames) for sequence in _visible(subject)]
+    if not sequences:
+        raise FileNotFoundError(
+            f"{frames}: expected a folder a person and in it one a sequence, found none; unpack CK+'s there"
+        )
     for sequence in sequences:
         name = f"{sequence.parent.name}/{sequence.name}"
         label, peak = _emotion(labels, name, findings)

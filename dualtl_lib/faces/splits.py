@@ -65,8 +65,8 @@ def people(faces: Faces, folds: int = 10, seed: int = 0, validation: float = 0.1
     """One split per fold with nobody on two sides; every image is tested once.
 
     validation: the share of the learning part kept to validate, about: its people are apart as well, so that a few
-    people, or classes of few images, give a larger share. A class of fewer people than folds is missing from some
-    parts, with a warning.
+    people, or classes of few images, give a larger share. A class of few people may be missing from some parts; where
+    a fold trains or tests without one, a warning says so.
     Raises ValueError when a class has fewer images than folds, or there are too few people to have some in each part.
     """
     return _grouped(faces, faces.people, "people", folds, seed, validation)
@@ -123,14 +123,6 @@ def _grouped(faces: Faces, groups: np.ndarray, what: str, folds: int, seed: int,
     _enough(faces, labels, folds, "images", f"one for each of {folds} folds")
     if len(np.unique(groups)) <= folds - (folds > 2):
         raise ValueError(f"{len(np.unique(groups))} {what} cannot be kept apart in {folds} folds: lower folds")
-    for label in np.unique(labels):
-        count = len(np.unique(groups[labels == label]))
-        if count < folds:
-            warnings.warn(
-                f"class {_name(faces, label)} has {count} {what}, fewer than {folds} folds: some folds test or "
-                f"{'train' if count == 1 else 'validate'} without it",
-                stacklevel=3,
-            )
     inner = max(2, round(1 / validation))
     splits = []
     for learned, tested in _folds(labels, groups, folds, seed):
@@ -142,6 +134,16 @@ def _grouped(faces: Faces, groups: np.ndarray, what: str, folds: int, seed: int,
             )
         train, validated = _folds(labels[learned], groups[learned], min(inner, left, largest), seed)[0]
         splits.append(Split(learned[train], learned[validated], tested))
+    for label in np.unique(labels):
+        without = [[label in labels[part] for part in parts].count(False) for parts in zip(*splits, strict=True)]
+        train, validate, test = without
+        if train or test:
+            warnings.warn(
+                f"class {_name(faces, label)} has {len(np.unique(groups[labels == label]))} {what}: of {folds} folds "
+                f"{train} train, {validate} validate and {test} test without it: add {what}, lower folds or leave the "
+                "class out",
+                stacklevel=3,
+            )
     return splits
 
 
