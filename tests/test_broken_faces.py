@@ -286,6 +286,17 @@ def test_what_leads_out_of_the_folder_is_left_out_and_told_of(root, tmp_path):
     assert [Path(f).name for f in faces.files] == ["a.png", "inside.png"]
 
 
+def test_a_layout_s_folder_and_list_may_be_links_which_is_told(root, tmp_path):
+    for name in ("img_align_celeba", "list_attr_celeba.txt"):
+        (root / name).rename(tmp_path / name)
+        (root / name).symlink_to(tmp_path / name)
+    with pytest.warns(
+        UserWarning, match=r"lie elsewhere.* read all the same: 2 \(img_align_celeba in /.*list_attr_celeba"
+    ):
+        faces = CelebA(root, "all", NAMES)
+    assert len(faces) == 2
+
+
 def test_a_class_folder_that_leads_out_is_left_out(tmp_path):
     for folder in ("own/happy", "outside"):
         (tmp_path / folder).mkdir(parents=True)

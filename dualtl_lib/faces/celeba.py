@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from .. import paper
-from .dataset import Faces, Findings, keep, picture_files, read, some
+from .dataset import Faces, Findings, keep, picture_files, read, some, tell_of_links
 
 SPLITS = ("train", "valid", "test")  # the partition file's 0, 1 and 2
 FULL = 202_599  # images of the complete set
 OFFICIAL_ENDS = (162_770, 182_637, FULL)  # the last image of each part of the complete set
 SHARES = (0.8, 0.9, 1.0)  # where the parts of an incomplete set without a partition file end
 NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
+LISTS = ("list_attr_celeba", "identity_CelebA", "list_eval_partition", "list_bbox_celeba")
 FOLDERS = ("img_align_celeba", "img_align_celeba_png", "img_celeba")  # the last holds the pictures in the wild
 
 
@@ -60,13 +61,14 @@ class CelebA(Faces):
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split is one of {', '.join(SPLITS)} or 'all', not {split!r}")
         folder = _image_folder(root)
-        path = _list_file(root, "list_attr_celeba")
+        path = _list_file(root, LISTS[0])
         if path is None:
             raise FileNotFoundError(
                 f"{root}: expected list_attr_celeba.txt or .csv there, in Anno/ or in Eval/, found neither; "
                 "it comes with CelebA and names each image's 40 attributes"
             )
         findings = Findings()
+        tell_of_links(root, [folder, *(_list_file(root, name) for name in LISTS)], findings)
         labels = read_attributes(path, attributes, findings)
         pictures = _pictures(root, folder, labels, findings)
         if not pictures:

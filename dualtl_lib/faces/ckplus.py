@@ -15,7 +15,7 @@ import torch
 
 from .. import paper
 from .crop import SUFFIXES
-from .dataset import LEADS_OUT, Faces, Findings, inside, keep, picture_files, read, some
+from .dataset import LEADS_OUT, Faces, Findings, inside, keep, picture_files, read, some, tell_of_links
 
 FRAMES = ("cohn-kanade-images", "extended-cohn-kanade-images")  # the folder of sequences
 LABELS = ("Emotion", "Emotion_labels")  # the folder of emotion codes
@@ -79,7 +79,8 @@ class CKPlus(Faces):
                 f"{root}: no such folder; expected CK+ in its official layout or a folder per class"
             )
         findings = Findings()
-        frames = _subfolder(root, FRAMES)
+        frames, boxes = _subfolder(root, FRAMES), root / "boxes.csv"
+        tell_of_links(root, [frames, _subfolder(root, LABELS), boxes if boxes.is_file() else None], findings)
         unwanted = {name for name, used in (("neutral", neutral), ("contempt", contempt)) if not used}
         if frames is not None:
             pictures = _official(root, frames, peak_frames, unwanted, findings)

@@ -180,6 +180,15 @@ def inside(path: Path, root: Path) -> bool:
     return os.path.isfile(real) and Path(real).is_relative_to(os.path.realpath(root))
 
 
+def tell_of_links(root: Path, paths: Sequence[Path | None], findings: Findings) -> None:
+    """Which of a layout's own folders and lists a link takes from outside root. They may lie there, but it is said."""
+    for path in filter(None, paths):
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(os.path.realpath(root)):
+            what = "folders and lists that lie elsewhere, where a link leads, read all the same"
+            findings.add(what, f"{path.relative_to(root)} in {real}")
+
+
 def picture_files(folder: Path, root: Path, findings: Findings) -> list[Path]:
     """The picture files in a folder that lie under root, by name.
 
