@@ -21,13 +21,14 @@ def bfloat16_pays(device: str) -> bool:
     side = 512 if device == "cpu" else 4096  # on a GPU a small product takes no longer than starting it
     taken = {torch.float32: [], torch.bfloat16: []}
     factors = {dtype: torch.ones(side, side, dtype=dtype, device=device) for dtype in taken}
-    end = None
-    while end is None or time.perf_counter() < end:  # turn by turn, so that a busy moment of the machine strikes both
+    for a in factors.values():
+        (a @ a)[0, 0].item()  # loads a GPU's library
+    end = time.perf_counter() + 0.3
+    while time.perf_counter() < end:  # turn by turn, so that a busy moment of the machine strikes both
         for dtype, a in factors.items():
             begin = time.perf_counter()
             (a @ a)[0, 0].item()  # waits for the device
             taken[dtype].append(time.perf_counter() - begin)
-        end = end or time.perf_counter() + 0.3  # after the first turn, in which a GPU's library is loaded
     return min(taken[torch.float32]) >= 1.5 * min(taken[torch.bfloat16])
 
 

@@ -826,7 +826,7 @@ def kill_often(folder, kills=30, seed=0):
     draw, count, resumed, finished = random.Random(seed), 0, 0, 0
     while count < kills:
         path, iteration = folder / f"{finished}.safetensors", 0
-        while iteration < SHORT.max_iter:  # the last one too is killed no more at some time, and ends
+        while iteration < SHORT.max_iter:  # once there were enough kills, left to end
             resumed += path.exists()
             child = train_in_child(path)
             if count < kills:

@@ -61,7 +61,7 @@ class CelebA(Faces):
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split is one of {', '.join(SPLITS)} or 'all', not {split!r}")
         folder = _image_folder(root)
-        path = _list_file(root, LISTS[0])
+        path = _list_file(root, "list_attr_celeba")
         if path is None:
             raise FileNotFoundError(
                 f"{root}: expected list_attr_celeba.txt or .csv there, in Anno/ or in Eval/, found neither; "

@@ -79,8 +79,8 @@ class CKPlus(Faces):
                 f"{root}: no such folder; expected CK+ in its official layout or a folder per class"
             )
         findings = Findings()
-        frames, boxes = _subfolder(root, FRAMES), root / "boxes.csv"
-        tell_of_links(root, [frames, _subfolder(root, LABELS), boxes if boxes.is_file() else None], findings)
+        frames = _subfolder(root, FRAMES)
+        tell_of_links(root, [frames, _subfolder(root, LABELS), root / "boxes.csv"], findings)
         unwanted = {name for name, used in (("neutral", neutral), ("contempt", contempt)) if not used}
         if frames is not None:
             pictures = _official(root, frames, peak_frames, unwanted, findings)

@@ -184,7 +184,7 @@ def tell_of_links(root: Path, paths: Sequence[Path | None], findings: Findings) 
     """Which of a layout's own folders and lists a link takes from outside root. They may lie there, but it is said."""
     for path in filter(None, paths):
         real = Path(os.path.realpath(path))
-        if not real.is_relative_to(os.path.realpath(root)):
+        if real.exists() and not real.is_relative_to(os.path.realpath(root)):
             what = "folders and lists that lie elsewhere, where a link leads, read all the same"
             findings.add(what, f"{path.relative_to(root)} in {real}")
 
