@@ -141,6 +141,25 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
+def memory_rate(budget: float = 1.0) -> float:
+    """Bytes a second that copying 128 MB reads and writes: the best one within `budget` seconds."""
+    a, best, begin = torch.ones(1 << 25), 0.0, time.perf_counter()
+    b = torch.empty_like(a)
+    while time.perf_counter() - begin < budget:
+        start = time.perf_counter()
+        b.copy_(a)
+        best = max(best, 2 * a.nbytes / (time.perf_counter() - start))
+    return best
+
+
+def moved(model: nn.Module, precision: str) -> float:
+    """Bytes that an iteration cannot do without reading or writing: weights and speeds (read and written) and gradients
+    (written and read) of what is trained, in float32, and the frozen layers' maps of a batch."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    maps = np.prod(model.trunk.shapes()[model.frozen()[-1]])
+    return 6 * 4 * trained + BATCH * maps * getattr(torch, precision).itemsize
+
+
 def alone_steps(model: nn.Module, active: int, dtype: torch.dtype, order=torch.channels_last):
     """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`.
 
@@ -317,6 +336,17 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def least(order: str, precision: str, rate: float) -> None:
+    """What an iteration of (c), so short that it matters there, takes for its bytes and for its operations."""
+    kind, frozen, active = STEPS["(c) Fig. 18's heads"]
+    model = build(kind, frozen, order)
+    data, copied, work = moved(model, precision), memory_rate(), BATCH * operations(model, active)
+    print(
+        f"\n(c) moves at least {data / 1e6:.0f} MB an iteration, {1e3 * data / copied:.1f} ms at a copy's "
+        f"{copied / 1e9:.0f} GB/s; its operations take {1e3 * work / rate:.1f} ms at the matrix rate"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=200)
@@ -361,6 +391,7 @@ def main() -> None:
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
         alone = f"{last:.0f} | {last * work / peak[precision]:.0%} | {ours / last:.0%} | {first:.0f}"
         print(f"| {name} | {loop} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
+    least(args.order, precision, peak[precision])
     between(args.iterations)
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)

@@ -95,7 +95,8 @@ class Prefix:
     def __getitem__(self, indices) -> Tensor:
         if self.kept is not None:
             rows = self.rows[torch.as_tensor(indices)].to(self.kept.device)
-            return self.kept[rows].to(self.device).permute(0, 3, 1, 2)
+            # Not [rows], which goes number by number where this moves whole images.
+            return self.kept.index_select(0, rows).to(self.device).permute(0, 3, 1, 2)
         if self.pixels is not None:
             return self.compute(self.pixels[torch.as_tensor(indices, device=self.device)])
         return self.compute(pixels(self.faces, indices))
