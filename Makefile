@@ -8,7 +8,7 @@ BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
 BROWSER := tests/test_explorer_browser.py
-LONGEST := tests/test_faults.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
+LONGEST := tests/test_faults.py tests/test_own_faces.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
 export DUALTL_DATA ?= $(abspath $(patsubst ~/%,$(HOME)/%,$(or $(DATA),../shared/data)))
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONHASHSEED = 0
@@ -30,7 +30,7 @@ test: .venv/installed
 	rm -rf runs/test
 	ruff check
 	ruff format --check
-	OMP_NUM_THREADS=1 pytest -n 2 -rs --ignore tests/test_faults.py \
+	OMP_NUM_THREADS=1 pytest -n 2 -rs $(addprefix --ignore ,$(filter tests/%,$(LONGEST))) \
 		$(addprefix --deselect $(BROWSER)::,test_in_jupyterlab test_under_voila) tests
 	pytest -v $(NBVAL) $(ALONE)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(LONGEST) \

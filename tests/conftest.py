@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualtl_lib import runs
+from dualtl_lib import materials, runs
 from dualtl_lib.caffenet import CAFFENET, Trunk
 
 torch.set_num_threads(1)  # two tests run at a time
@@ -19,6 +19,15 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs real weights and faces: no folder {root.name!r} at DUALTL_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the synthetic faces that `make test` has made for the notebooks, or makes now."""
+    run = runs.open_run("embedded")
+    materials.ckplus(run)
+    materials.celeba(run)
+    return runs.OUTPUT / "runs" / "data"
 
 
 @pytest.fixture(scope="module")

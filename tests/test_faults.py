@@ -12,7 +12,7 @@ from typing import NamedTuple
 import nbformat
 import pytest
 
-from dualtl_lib import materials, runs
+from dualtl_lib import runs
 
 
 class Fault(NamedTuple):
@@ -64,15 +64,6 @@ FAULTS = {
         "occlusion.py", "_MOUTH = (0.25, 0.65,", "_MOUTH = (0.25, 0.45,", "08_occlusion", NOTICES["08_occlusion"]
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def data():
-    """The synthetic faces that `make test` has made, or makes now, for all of these runs."""
-    run = runs.open_run("embedded")
-    materials.ckplus(run)
-    materials.celeba(run)
-    return runs.OUTPUT / "runs" / "data"
 
 
 def run_notebook(folder, data, fault: Fault | None, notebook: str, cell: str) -> str:
