@@ -85,7 +85,7 @@ class Record(NamedTuple):
     pooled: Tensor  # [1, C, U, V] where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 [C, U, V], eq. (7), each row * W + column of the winner
     pool: Pool | None
-    kept: dict  # what follows from the switches and was asked for last
+    kept: dict  # what follows from these and was asked for, of winners the last
 
     def last(self) -> Tensor:
         """Whether no later window shares this one's winner: bool [C, U, V]."""
