@@ -9,9 +9,10 @@ DataLoader, torch.optim.SGD. Both see the same batches, turn by turn in one proc
 is of the matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
 seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of the
 matrix rate they reach, with maps last in memory as ours are, and with maps first. Random weights and pictures: neither
-changes the time, as the number of images with a gradient is given. Then what normalizing and pooling the maps of conv1
-and conv2 take, beside conv1's convolution; Table 4 through training.fit on as many images as the paper has, --schedule
-of its iterations, where that number is what random labels make it; and how the frozen layers' maps grow with the data.
+changes the time, as the number of images with a gradient is given. Then how many bytes an iteration of (c) moves at
+least; what normalizing and pooling the maps of conv1 and conv2 take, beside conv1's convolution; Table 4 through
+training.fit on as many images as the paper has, --schedule of its iterations, where that number is what random labels
+make it; and how the frozen layers' maps grow with the data.
 """
 
 import argparse
