@@ -153,7 +153,7 @@ def memory_rate(budget: float = 1.0) -> float:
     return best
 
 
-def moved(model: nn.Module, precision: str) -> float:
+def bytes_moved(model: nn.Module, precision: str) -> float:
     """Bytes that an iteration cannot do without reading or writing: weights and speeds (read and written) and gradients
     (written and read) of what is trained, in float32, and the frozen layers' maps of a batch."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -337,11 +337,11 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def least(order: str, precision: str, rate: float) -> None:
+def floor_of_heads(order: str, precision: str, rate: float) -> None:
     """What an iteration of (c), so short that it matters there, takes for its bytes and for its operations."""
     kind, frozen, active = STEPS["(c) Fig. 18's heads"]
     model = build(kind, frozen, order)
-    data, copied, work = moved(model, precision), memory_rate(), BATCH * operations(model, active)
+    data, copied, work = bytes_moved(model, precision), memory_rate(), BATCH * operations(model, active)
     print(
         f"\n(c) moves at least {data / 1e6:.0f} MB an iteration, {1e3 * data / copied:.1f} ms at a copy's "
         f"{copied / 1e9:.0f} GB/s; its operations take {1e3 * work / rate:.1f} ms at the matrix rate"
@@ -392,7 +392,7 @@ def main() -> None:
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
         alone = f"{last:.0f} | {last * work / peak[precision]:.0%} | {ours / last:.0%} | {first:.0f}"
         print(f"| {name} | {loop} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
-    least(args.order, precision, peak[precision])
+    floor_of_heads(args.order, precision, peak[precision])
     between(args.iterations)
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)

@@ -23,7 +23,7 @@ VARIANTS = {
     "gradient": Rules(rectify=False, mask=True, assign=False, bias=False, lrn=False),
 }
 STARTS = {"paper": "activation", "zeiler": "activation", "guided": "one", "gradient": "one"}
-REMEMBERED = 16  # images whose way forward is kept, about 5 MB each, with lrn="gradient" up to twice as much
+REMEMBERED = 16  # images whose way forward is kept, about 5 MB each, with lrn="gradient" up to 11
 
 
 @dataclass

@@ -107,11 +107,11 @@ class Record(NamedTuple):
             self.kept.update(asked=asked, winners=torch.add(numbers, places, alpha=len(places)))
         return self.kept["winners"]
 
-    def slopes(self, stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
-        """`slopes` of this stage's normalization."""
-        if "slopes" not in self.kept:
-            self.kept["slopes"] = slopes(stage.norm, self.conv if stage.norm_first else self.pooled)
-        return self.kept["slopes"]
+    def gradient_parts(self, stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
+        """`gradient_parts` of this stage's normalization."""
+        if "parts" not in self.kept:
+            self.kept["parts"] = gradient_parts(stage.norm, self.conv if stage.norm_first else self.pooled)
+        return self.kept["parts"]
 
 
 class Rules(NamedTuple):
@@ -251,20 +251,20 @@ def unpool(y: Tensor, places: Tensor, window: Window) -> Tensor:
     return out.view(count, window.height, window.width, maps).permute(0, 3, 1, 2)
 
 
-def slopes(norm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_parts(norm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the gradient of local response normalization, y = x s^-b, at x [1, C, H, W] is made of, each of that shape.
 
-    They are f = s^-b, x s^(-b - 1) and 2 b alpha / size x, for dL/dx = f g - 2 b alpha / size x sum(x s^(-b - 1) g),
-    the sum over neighbouring maps.
+    factor = s^-b, slope = x s^(-b - 1) and pull = 2 b alpha / size x; then dL/dx = factor g - pull sum(slope g), where
+    the sum is over neighbouring maps.
     """
     factor = norm.factor(x)
     return factor, x * factor * factor.pow(1 / norm.beta), x * (2 * norm.beta * norm.alpha / norm.size)
 
 
-def normalize_back(of_x: tuple[Tensor, Tensor, Tensor], gradient: Tensor, window: Window | None = None) -> Tensor:
-    """The gradient of local response normalization at x, whose `slopes` these are, times gradient [M, C, h, w] over a
-    window of x. Without a window, over all of x."""
-    factor, slope, pull = (window.cut(maps[0]) for maps in of_x) if window else of_x
+def normalize_back(parts: tuple[Tensor, Tensor, Tensor], gradient: Tensor, window: Window | None = None) -> Tensor:
+    """The gradient of local response normalization, of these `gradient_parts`, times gradient [M, C, h, w] over a
+    window of them. Without a window, over all of them."""
+    factor, slope, pull = (window.cut(maps[0]) for maps in parts) if window else parts
     # Maps come last in memory, so a product adds up neighbours in less time than sums of shifted slices take.
     across = (slope.mul(gradient).permute(0, 2, 3, 1) @ neighbourhood(slope)).permute(0, 3, 1, 2)
     return factor.mul(gradient).addcmul_(pull, across, value=-1)
@@ -424,7 +424,7 @@ class Projector:
             y = F.pad(y, (0, 0, 0, 0, maps.start, len(stage.weight) - maps.stop))
             maps = slice(0, len(stage.weight))
             if not stage.norm_first:
-                y = normalize_back(record.slopes(stage), y, window)
+                y = normalize_back(record.gradient_parts(stage), y, window)
         if stage.pool:
             if rules.assign:
                 y *= window.cut(record.last()[maps])
@@ -437,7 +437,7 @@ class Projector:
         """From the maps of a convolution to the image: rectify, subtract the bias, convolve back, go on below."""
         stage, record = self.stages[at], records[at]
         if stage.norm and stage.norm_first and self.rules.lrn:
-            u = normalize_back(record.slopes(stage), u, window)
+            u = normalize_back(record.gradient_parts(stage), u, window)
         active = window.cut(record.conv[0, maps]) > 0 if self.rules.mask else None
         h = rectify(u, active, self.rules, stage.bias[maps])
         back, below = self._back(at, maps)

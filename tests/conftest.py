@@ -1,6 +1,9 @@
 """What every test shares: where real material is, and a folder for what runs write."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +24,37 @@ def data_root() -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of the synthetic faces that `make test` has made for the notebooks, or makes now."""
+class Checkout:
+    """A copy of the library, the configs and the notebooks, where what they make is written too.
+
+    data: the folder of the synthetic faces, which the copy shares.
+    """
+
+    def __init__(self, folder: Path, data: Path):
+        self.folder = folder
+        for part in ("dualtl_lib", "config", "notebooks"):
+            shutil.copytree(runs.HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "runs").mkdir()
+        (folder / "runs" / "data").symlink_to(data)
+
+    def run(self, *module: str) -> subprocess.CompletedProcess:
+        """python -m module and its arguments, with this library."""
+        return subprocess.run(
+            [sys.executable, "-m", *module],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.folder), "DUALTL_OUTPUT": str(self.folder)},
+            capture_output=True,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def new_checkout(tmp_path_factory):
+    """What makes a `Checkout`, beside the faces that `make test` has made for the notebooks, or that are made now."""
     run = runs.open_run("embedded")
     materials.ckplus(run)
     materials.celeba(run)
-    return runs.OUTPUT / "runs" / "data"
+    return lambda: Checkout(tmp_path_factory.mktemp("checkout"), runs.OUTPUT / "runs" / "data")
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from dualtl_lib.projection import (
     Stage,
     Window,
     forward,
+    gradient_parts,
     last_winner,
     normalize_back,
     paste,
-    slopes,
 )
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -421,7 +421,7 @@ def test_normalization_s_gradient_is_autograd_s():
     generator = torch.Generator().manual_seed(1)
     x = (30 * torch.randn(1, 9, 4, 5, generator=generator, dtype=torch.float64)).requires_grad_()
     g = torch.randn(3, 9, 4, 5, generator=generator, dtype=torch.float64)
-    found = normalize_back(slopes(LocalResponseNorm(), x.detach()), g)
+    found = normalize_back(gradient_parts(LocalResponseNorm(), x.detach()), g)
     norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
     for one, expected in zip(found, g, strict=True):
         (gradient,) = torch.autograd.grad(norm(x), x, expected.unsqueeze(0))

@@ -3,10 +3,6 @@
 Each notebook runs under nbval up to the cell that should notice. Without a fault all of these cells are green.
 """
 
-import os
-import shutil
-import subprocess
-import sys
 from typing import NamedTuple
 
 import nbformat
@@ -66,12 +62,10 @@ FAULTS = {
 }
 
 
-def run_notebook(folder, data, fault: Fault | None, notebook: str, cell: str) -> str:
+def run_notebook(checkout, fault: Fault | None, notebook: str, cell: str) -> str:
     """A notebook's check of one cell against a copy of the library: nbval's report."""
-    for part in ("dualtl_lib", "config"):
-        shutil.copytree(runs.HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     if fault:
-        path = folder / "dualtl_lib" / fault.file
+        path = checkout.folder / "dualtl_lib" / fault.file
         text = path.read_text()
         assert text.count(fault.old) == 1, f"{fault.file} no longer has {fault.old!r} once"
         path.write_text(text.replace(fault.old, fault.new))
@@ -81,37 +75,20 @@ def run_notebook(folder, data, fault: Fault | None, notebook: str, cell: str) ->
     for c in book.cells[: checked[0]]:
         c.source = c.source.replace("# NBVAL_CHECK_OUTPUT\n", "")
     book.cells = book.cells[: checked[0] + 1]
-    nbformat.write(book, folder / f"{notebook}.ipynb")
-    (folder / "out" / "runs").mkdir(parents=True)
-    (folder / "out" / "runs" / "data").symlink_to(data)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "--nbval-lax",
-            "--nbval-current-env",
-            notebook + ".ipynb",
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), "DUALTL_OUTPUT": str(folder / "out")},
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
+    nbformat.write(book, checkout.folder / f"{notebook}.ipynb")
+    nbval = "pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"
+    return checkout.run(*nbval, f"{notebook}.ipynb").stdout
 
 
 @pytest.mark.parametrize("notebook", NOTICES)
-def test_without_a_fault_the_cell_is_green(tmp_path, data, notebook):
-    report = run_notebook(tmp_path, data, None, notebook, NOTICES[notebook])
+def test_without_a_fault_the_cell_is_green(new_checkout, notebook):
+    report = run_notebook(new_checkout(), None, notebook, NOTICES[notebook])
     assert "failed" not in report and " passed" in report, report
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_turns_its_cell_red(tmp_path, data, name):
+def test_a_fault_turns_its_cell_red(new_checkout, name):
     fault = FAULTS[name]
-    report = run_notebook(tmp_path, data, fault, fault.notebook, fault.cell)
+    report = run_notebook(new_checkout(), fault, fault.notebook, fault.cell)
     assert "1 failed" in report and "Cell outputs differ" in report, report
     assert fault.cell in report

@@ -4,11 +4,7 @@ Trainings are shortened, so what is measured is not asked for.
 """
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -35,55 +31,46 @@ NOTEBOOKS = (
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, data):
+def own(new_checkout):
     """A checkout with 120 faces beside it and README's config for them, in which these notebooks have run."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for part in ("dualtl_lib", "config", "notebooks"):
-        shutil.copytree(runs.HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    drawn = materials.ckplus(runs.open_run("embedded"))
-    for own, name in CLASSES.items():
-        (folder / "faces" / own).mkdir(parents=True)
+    made = new_checkout()
+    faces, drawn = made.folder / "faces", materials.ckplus(runs.open_run("embedded"))
+    for theirs, name in CLASSES.items():
+        (faces / theirs).mkdir(parents=True)
         for i in drawn.of_class(name)[:40]:
             picture = Image.fromarray(np.array(drawn.images[i]).transpose(1, 2, 0))
-            picture.save(folder / "faces" / own / f"{drawn.people[i].lower()}-{i}.png")
+            picture.save(faces / theirs / f"{drawn.people[i].lower()}-{i}.png")
     (config,) = re.findall(r"```yaml\n(.*?)```", (runs.HOME / "README.md").read_text(), re.DOTALL)
-    (folder / "config" / "mine.yaml").write_text(config.replace("~/faces ", f"{folder}/faces ") + SHORT)
-    (folder / "runs").mkdir()
-    (folder / "runs" / "data").symlink_to(data)
+    (made.folder / "config" / "mine.yaml").write_text(config.replace("~/faces ", f"{faces} ") + SHORT)
     for notebook in NOTEBOOKS:
-        ran = run(folder, "papermill", "-p", "run", "mine", f"notebooks/{notebook}.ipynb", f"{notebook}.ipynb")
+        ran = made.run("papermill", "-p", "run", "mine", f"notebooks/{notebook}.ipynb", f"{notebook}.ipynb")
         assert ran.returncode == 0, ran.stderr[-3000:]
-    return folder
+    return made
 
 
-def run(folder, *command: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "DUALTL_OUTPUT": str(folder)}
-    return subprocess.run([sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_its_classes_and_people_are_told_first(folder):
-    cells = json.loads((folder / "00_start_here.ipynb").read_text())["cells"]
+def test_its_classes_and_people_are_told_first(own):
+    cells = json.loads((own.folder / "00_start_here.ipynb").read_text())["cells"]
     said = "".join(text for c in cells for o in c.get("outputs", ()) for text in o.get("text", ()))
     assert "120 images of 21 people" in said
-    assert all(f"{own:<10}40 images of" in said for own in CLASSES), said
+    assert all(f"{name:<10}40 images of" in said for name in CLASSES), said
 
 
-def test_both_models_are_tested_by_both_protocols(folder):
-    table = pd.read_csv(folder / "figures" / "mine" / "table5.csv", index_col="method")
+def test_both_models_are_tested_by_both_protocols(own):
+    table = pd.read_csv(own.folder / "figures" / "mine" / "table5.csv", index_col="method")
     for model in ("Our model in Fig. 14", "Our model in Fig. 18"):
         for protocol in ("images at random", "people kept apart"):
             assert "(n=" in table.loc[model, protocol], table
-    covered = pd.read_csv(folder / "figures" / "mine" / "table6.csv", index_col="covered")
+    covered = pd.read_csv(own.folder / "figures" / "mine" / "table6.csv", index_col="covered")
     assert len(covered) == 7 and covered.notna().all(axis=None), covered
 
 
-def test_pictures_of_people_stay_out_of_what_is_committed(folder):
-    assert not list((folder / "figures").rglob("*.png"))
-    shown = {path.name for path in (folder / "runs" / "mine" / "figures").iterdir()}
+def test_pictures_of_people_stay_out_of_what_is_committed(own):
+    assert {path.suffix for path in (own.folder / "figures" / "mine").iterdir()} == {".csv", ".json"}
+    shown = {path.name for path in (own.folder / "runs" / "mine" / "figures").iterdir()}
     assert {"expressions.png", "fig15.png", "confusion.png", "table6.png"} <= shown
 
 
-def test_the_closing_table_has_it_all(folder):
-    said = run(folder, "dualtl_lib", "summary", "mine").stdout
+def test_the_closing_table_has_it_all(own):
+    said = own.run("dualtl_lib", "summary", "mine").stdout
     assert "measured on my own faces" in said and "Table 5, Our model in Fig. 18, people kept apart" in said
     assert "Not run yet: 01_architecture, 02_bvlc_features, 04_first_transfer_features" in said
