@@ -1,6 +1,59 @@
-"""A reproducible companion to Lin et al. (2019), dual transfer learning for facial expression recognition."""
+"""A reproducible companion to Lin et al. (2019), dual transfer learning for facial expression recognition.
 
-import os
+`import dualtl_lib as dtl` gives the names in `__all__`; a module is imported when one of its names is first used.
+"""
 
-# Where Linux gives pages of 2 MB on demand, torch asks for them: fewer faults, the same bits.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dualtl_lib.data.celeba import CelebA
+    from dualtl_lib.data.ckplus import CKPlus
+    from dualtl_lib.data.dataset import Faces
+    from dualtl_lib.data.splits import random_split, subject_independent
+    from dualtl_lib.evaluate.evaluation import accuracy
+    from dualtl_lib.models.caffenet import AttributeNet, ExpressionNet, Trunk
+    from dualtl_lib.models.store import load_model, save_model
+    from dualtl_lib.models.weights import load_trunk
+    from dualtl_lib.train.training import CELEBA, CKPLUS, Recipe, fit
+    from dualtl_lib.visualize.deconvnet import Deconvnet
+
+__version__ = "0.1.0"
+_MODULES = {
+    "data.celeba": ("CelebA",),
+    "data.ckplus": ("CKPlus",),
+    "data.dataset": ("Faces",),
+    "data.splits": ("random_split", "subject_independent"),
+    "evaluate.evaluation": ("accuracy",),
+    "models.caffenet": ("AttributeNet", "ExpressionNet", "Trunk"),
+    "models.store": ("load_model", "save_model"),
+    "models.weights": ("load_trunk",),
+    "train.training": ("CELEBA", "CKPLUS", "Recipe", "fit"),
+    "visualize.deconvnet": ("Deconvnet",),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [
+    "AttributeNet",
+    "CELEBA",
+    "CKPLUS",
+    "CKPlus",
+    "CelebA",
+    "Deconvnet",
+    "ExpressionNet",
+    "Faces",
+    "Recipe",
+    "Trunk",
+    "accuracy",
+    "fit",
+    "load_model",
+    "load_trunk",
+    "random_split",
+    "save_model",
+    "subject_independent",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
