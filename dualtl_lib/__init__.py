@@ -33,9 +33,9 @@ _MODULES = {
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
-    "AttributeNet",
     "CELEBA",
     "CKPLUS",
+    "AttributeNet",
     "CKPlus",
     "CelebA",
     "Deconvnet",

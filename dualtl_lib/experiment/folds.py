@@ -7,7 +7,7 @@ from pathlib import Path
 from dualtl_lib import files
 from dualtl_lib.config import Run, Settings
 from dualtl_lib.data import splits
-from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.data.dataset import Faces
 from dualtl_lib.evaluate import evaluation
 from dualtl_lib.experiment import pipeline, steps, sweep
 from dualtl_lib.models import caffenet, precision
@@ -60,13 +60,13 @@ def run_fold(run: Run, job: sweep.Job) -> Path:
     return result
 
 
-def parts(run: Run, job: sweep.Job) -> tuple[CKPlus, splits.Split]:
+def parts(run: Run, job: sweep.Job) -> tuple[Faces, splits.Split]:
     """Return a job's faces and how they are split.
 
     Raises:
         ValueError: If the job leaves neutral out and these faces have none, or nobody knows who is on them.
     """
-    data = pipeline.ckplus(run)
+    data: Faces = pipeline.ckplus(run)
     if job.classes == "peaks":
         if "neutral" not in data.classes:
             raise ValueError(
@@ -99,7 +99,7 @@ def settings_of(fold: dict, run: Run) -> dict:
 
 
 def _plain(run: Run) -> dict:
-    plain = run.model_dump(include=set(DECIDING) - {"recipe"})
+    plain = {key: getattr(run, key) for key in DECIDING}
     return plain | {"recipe": run.recipe.model_dump(exclude_unset=True)}
 
 
@@ -108,7 +108,7 @@ def _checkpoint(run: Run, job: sweep.Job, figure: str) -> Path:
     return sweep.path(run, job).parent / f"{job}-{figure}.safetensors"
 
 
-def _trained(run: Run, job: sweep.Job, figure: str, trunk: caffenet.Trunk, train: CKPlus, test: CKPlus):
+def _trained(run: Run, job: sweep.Job, figure: str, trunk: caffenet.Trunk, train: Faces, test: Faces):
     """A trained model, its predictions of the test images, and where its schedule stopped early."""
     model = steps.initial_model(figure, trunk, train.classes, seed=job.seed)
     recipe, checkpoint = pipeline.recipe(run, steps.STEPS[figure].recipe), _checkpoint(run, job, figure)

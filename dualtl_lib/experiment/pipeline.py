@@ -19,6 +19,7 @@ from dualtl_lib.config import Run, open_run
 from dualtl_lib.data import splits
 from dualtl_lib.data.celeba import CelebA
 from dualtl_lib.data.ckplus import CKPlus, paper_images
+from dualtl_lib.data.dataset import Faces
 from dualtl_lib.evaluate import evaluation, occlusion
 from dualtl_lib.experiment import steps
 from dualtl_lib.models import caffenet, store, weights
@@ -68,7 +69,7 @@ def _synthetic(kind: str, seed: int) -> Path:
     return files.OUTPUT / "runs" / "data" / f"{kind}-seed{seed}"
 
 
-def example(data: CKPlus, expression: str) -> Tensor:
+def example(data: Faces, expression: str) -> Tensor:
     """Return the first face of an expression, or of the last class where these faces have none of it.
 
     Returns:
@@ -81,7 +82,7 @@ def example(data: CKPlus, expression: str) -> Tensor:
     return data.batch(data.of_class(data.classes[-1] if other else expression)[:1])
 
 
-def protocols(data: CKPlus, seed: int) -> dict[str, splits.Split]:
+def protocols(data: Faces, seed: int) -> dict[str, splits.Split]:
     """Split faces by each protocol: at random as the paper, and the first fold of the subject-independent split.
 
     Raises:
@@ -97,7 +98,7 @@ def protocols(data: CKPlus, seed: int) -> dict[str, splits.Split]:
     }
 
 
-def check_people(data: CKPlus) -> None:
+def check_people(data: Faces) -> None:
     """Check that pictures name people, without whom a subject-independent split would mean nothing.
 
     Raises:
@@ -111,12 +112,12 @@ def check_people(data: CKPlus) -> None:
         )
 
 
-def labels(data: CKPlus, by_protocol: Mapping[str, splits.Split]) -> dict[str, Tensor]:
+def labels(data: Faces, by_protocol: Mapping[str, splits.Split]) -> dict[str, Tensor]:
     """Return the classes of the test images, shape (N,), by protocol."""
     return {protocol: data.targets[split.test] for protocol, split in by_protocol.items()}
 
 
-def people(data: CKPlus, by_protocol: Mapping[str, splits.Split]) -> dict[str, np.ndarray]:
+def people(data: Faces, by_protocol: Mapping[str, splits.Split]) -> dict[str, np.ndarray]:
     """Return who is on the test images of the protocol whose interval is a subject-level bootstrap, by protocol."""
     return {"subject": data.people[by_protocol["subject"].test]}
 
@@ -193,13 +194,18 @@ def train(run: Run, key: str, model, data, validation, fabric: Any = None) -> di
     options = settings(run) | dict(seed=run.seed, validation=validation, validate_every=every)
     history = fit(model, data, chosen, state, fabric, **options)
     if fabric is None or fabric.is_global_zero:
-        meta: dict[str, Any] = {"run": run.trained_name, "data": run.title, "precision": metadata(state)["precision"]}
+        meta: dict[str, Any] = {
+            "run": run.trained_name,
+            "data": run.title,
+            "precision": (metadata(state) or {})["precision"],
+        }
         if stop := early_stop(history):
             meta |= stop
             print(
                 "{}: early stop at iteration {stopped_at}; remaining update {remaining_update:.1e}".format(key, **stop)
             )
-        store.save_model(model, run.checkpoint(key), **meta)
+        about = {"run": run.trained_name, "data": run.title, "precision": precision}
+        store.save_model(model, run.checkpoint(key), **about, **stop)
     return history
 
 
@@ -259,7 +265,7 @@ def predict(run: Run, model, test, **options: Any) -> Tensor:
         return evaluation.predict(model, test, features=features)
 
 
-def expression_predictions(run: Run, data: CKPlus, by_protocol: Mapping[str, splits.Split]) -> Predictions:
+def expression_predictions(run: Run, data: Faces, by_protocol: Mapping[str, splits.Split]) -> Predictions:
     """Predict the test images with both models and the linear SVM, by protocol and model (Table 5)."""
     found = {}
     for protocol, split in by_protocol.items():
@@ -272,7 +278,7 @@ def expression_predictions(run: Run, data: CKPlus, by_protocol: Mapping[str, spl
 
 
 def occlusion_predictions(
-    run: Run, data: CKPlus, by_protocol: Mapping[str, splits.Split], value: int = 0
+    run: Run, data: Faces, by_protocol: Mapping[str, splits.Split], value: int = 0
 ) -> Predictions:
     """Predict the covered test images with the model of Fig. 14, by protocol and region (Table 6)."""
     return {
@@ -281,7 +287,7 @@ def occlusion_predictions(
     }
 
 
-def covered_predictions(run: Run, model, test: CKPlus, value: int = 0) -> dict[str, Tensor]:
+def covered_predictions(run: Run, model, test: Faces, value: int = 0) -> dict[str, Tensor]:
     """Predict test images with each region of Table 6 covered by boxes of this value, "none" among them."""
 
     def covering(region: str):

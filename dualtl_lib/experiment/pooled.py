@@ -12,21 +12,19 @@ from dualtl_lib.experiment import folds, pipeline, steps, sweep
 from dualtl_lib.train.checkpoint import metadata
 
 
-def collect_folds(run: Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame | None:
+def collect_folds(run: Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame:
     """Collect the predictions of these jobs, by default all of the run's sweep.
 
     Returns:
         A row per job, model, covered region and test image: the columns of sweep.Job, model, region ("none" where
-        nothing is covered), image, person, right. None where there are no jobs.
+        nothing is covered), image, person, right. None of them where there are no jobs.
 
     Raises:
         FileNotFoundError: If a job has not been done.
         ValueError: If a job was done with other settings than the run now has, or than another job.
     """
     jobs = sweep.jobs(run) if jobs is None else jobs
-    if not jobs:
-        return None
-    frames = []
+    frames = [pd.DataFrame(columns=[*sweep.Job._fields, "model", "region", "image", "person", "right"])]
     for job, fold in read(run, jobs).items():
         predicted = {(model, "none"): classes for model, classes in fold["predicted"].items()}
         predicted |= {("fig14", region): p for region, p in fold["covered"].items() if region != "none"}
@@ -34,7 +32,7 @@ def collect_folds(run: Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame
             right = np.array(classes) == np.array(fold["labels"])
             rows = {"image": fold["test"], "person": fold["people"], "right": right}
             frames.append(pd.DataFrame({**job._asdict(), "model": model, "region": region, **rows}))
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def read(run: Run, jobs: list[sweep.Job]) -> dict[sweep.Job, dict]:
@@ -126,10 +124,8 @@ def early_stops(run: Run, jobs: list[sweep.Job]) -> pd.DataFrame:
     return table.assign(**{"remaining update bound, %": (100 * table.pop("bound")).round(3)})
 
 
-def results(collected: pd.DataFrame | None) -> list[dict]:
-    """Return the rows of `table5` as lines of the closing table; none where the run has no sweep."""
-    if collected is None:
-        return []
+def results(collected: pd.DataFrame) -> list[dict]:
+    """Return the rows of `table5` as lines of the closing table."""
     return [
         {
             "item": "Table 5",

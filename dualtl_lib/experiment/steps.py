@@ -1,7 +1,7 @@
 """The paper's models in one table: what each starts from, which layers stay frozen, its recipe and its notebook.
 
-A model is named by the figure that draws it, "fig9", "fig14" or "fig18". A trained model has a key: "celeba" is Fig. 9's;
-"ckplus_fig14" is Fig. 14's trained on the random split, "ckplus_fig14_subject" on the subject-independent split.
+A model is named by the figure that draws it, "fig9", "fig14" or "fig18". A trained model has a key: "celeba" is
+Fig. 9's; "ckplus_fig14" is Fig. 14's trained on the random split, "ckplus_fig14_subject" on the other.
 """
 
 from collections.abc import Sequence

@@ -464,7 +464,7 @@ def _chosen(data, seed: int) -> list[int]:
 
 def _opened(run: config.Run) -> str:
     """The call that opens this run."""
-    return f'open_run("{run.config}"' + "".join(f", {k}={v!r}" for k, v in run.changes().items()) + ")"
+    return f"open_run({run.spec!r})"
 
 
 def _inside(box: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:

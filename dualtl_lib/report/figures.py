@@ -23,7 +23,7 @@ COLOURS = {
     "paper": "#8c8c8c",
     "measured": "#1f6fb4",
     "random": "#1f6fb4",  # images at random, the paper's protocol
-    "people": "#d1603d",  # people kept apart
+    "subject": "#d1603d",  # the subject-independent split
     "chance": "#c9b458",  # always saying the majority
     "loss": "#444444",
 }

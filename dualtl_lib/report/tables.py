@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from dualtl_lib import paper
 from dualtl_lib.evaluate import evaluation
 
-PROTOCOLS = {"random": "images at random", "people": "people kept apart"}
-FIG9, FIG14, FIG18 = "Our model in Fig. 9", "Our model in Fig. 14", "Our model in Fig. 18"
-SVM = "linear SVM on pixels"
+PROTOCOLS = {"random": "random", "subject": "subject"}
+FIG9, FIG14, FIG18, SVM = paper.MODELS
 Predictions = Mapping[str, Mapping[str, Tensor]]  # by protocol, then by model or by covered region
 
 
