@@ -234,9 +234,10 @@ def open_run(name: str, **changes: Any) -> Run:
         ValueError: If there is no such config, or a key or value is not allowed.
     """
     config, *words = re.split(r",(?=[a-z_][\w.]*=)", name)
-    path = files.PROJECT / "config" / f"{config}.yaml"
+    folder = files.PROJECT / "config"
+    path = folder / f"{config}.yaml"
     if not re.fullmatch(r"[\w.-]+", config) or not path.exists():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ValueError(f"no run {config!r}: expected the name of a file in config/, one of {known}")
     written = _read(path)
     given = _laid_over(parse_overrides(words), {k: v for k, v in changes.items() if v is not None})

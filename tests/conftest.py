@@ -1,5 +1,6 @@
 """What every test shares: where real material is, and a folder for what runs write."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,10 +20,10 @@ torch.set_num_threads(1)  # two tests run at a time
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real weights and faces; tests that need it skip where it is absent."""
-    root = Path(os.environ.get("DUALTL_DATA", files.PROJECT.parent / "shared" / "data"))
-    if not root.is_dir():
-        pytest.skip(f"needs real weights and faces: no folder {root.name!r} at DUALTL_DATA")
-    return root
+    try:
+        return files.data_root()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs real weights and faces: {error}")
 
 
 class Checkout:
@@ -71,5 +72,22 @@ def shallow() -> Trunk:
 @pytest.fixture
 def output(tmp_path, monkeypatch) -> Path:
     """An empty folder in which runs/ and figures/ are written in place of the checkout's."""
-    monkeypatch.setattr(config, "OUTPUT", tmp_path)
+    monkeypatch.setattr(files, "OUTPUT", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def write_config(tmp_path, monkeypatch):
+    """What writes config/mine.yaml of a project in an empty folder, whose runs write to out/."""
+    monkeypatch.setattr(files, "PROJECT", tmp_path)
+    monkeypatch.setattr(files, "OUTPUT", tmp_path / "out")
+    (tmp_path / "config").mkdir()
+
+    def write(**changes) -> Path:
+        settings = dict(title="t", weights="w", celeba="c", ckplus="k", budget="quick", seed=0) | changes
+        path = tmp_path / "config" / "mine.yaml"
+        path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in settings.items()))
+        return path
+
+    write()
+    return write

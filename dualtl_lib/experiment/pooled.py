@@ -126,12 +126,13 @@ def early_stops(run: Run, jobs: list[sweep.Job]) -> pd.DataFrame:
 
 def results(collected: pd.DataFrame) -> list[dict]:
     """Return the rows of `table5` as lines of the closing table."""
+    item = "Table 5, {model}, start {start}, {protocol}, {classes} classes, seed {seed}"
     return [
         {
-            "item": "Table 5",
-            **{key: row[key] for key in ("model", "protocol", "classes", "start", "seed")},
-            "measured": "{:.1f} % (n={}, {:.1f}–{:.1f})".format(
-                100 * row["accuracy"], row["n"], 100 * row["low"], 100 * row["high"]
+            "item": item.format(**row | {"start": row["start"] or "-"}),
+            "paper": "not given",
+            "measured": "{:.1f} % (n={n}, {:.1f}–{:.1f})".format(
+                *(100 * row[key] for key in ("accuracy", "low", "high")), n=row["n"]
             ),
             "file": "table5_folds.csv",
         }
