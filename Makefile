@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
 BROWSER := tests/test_explorer_browser.py
 TABLES := tests/test_committed_tables.py
-LONGEST := tests/test_parameters.py tests/test_faults.py tests/test_own_faces.py \
+LONGEST := tests/test_own_faces.py tests/test_faults.py \
 	notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED = 0

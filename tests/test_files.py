@@ -70,8 +70,10 @@ def test_an_output_folder_without_a_home_is_one_clear_error():
 
 
 def test_a_full_disk_names_the_folder(tmp_path):
-    limited = f"ulimit -f 1; exec {sys.executable} -m dualtl_lib data synthetic-ckplus --people 2 --root {tmp_path}/faces"
-    done = subprocess.run(["bash", "-c", limited], cwd=files.PROJECT, capture_output=True, text=True)
+    command = f"{sys.executable} -m dualtl_lib data synthetic-ckplus --people 2 --root {tmp_path}/faces"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 1; exec {command}"], cwd=files.PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 1 and f"{tmp_path}/faces" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 

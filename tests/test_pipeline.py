@@ -1,15 +1,19 @@
-"""What a run is made of: the face that notebooks show, and who is on the images."""
+"""What a run is made of: the face that notebooks show, who is on the images, its recipes, its results."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dualtl_lib import config
 from dualtl_lib.data import splits
 from dualtl_lib.data.ckplus import CKPlus
-from dualtl_lib.experiment import folds, pipeline, sweep
+from dualtl_lib.experiment import folds, notebooks, pipeline, steps, sweep
+from dualtl_lib.models import precision, store
+from dualtl_lib.report import summary
 from dualtl_lib.train import training
 
 
@@ -32,37 +36,52 @@ def test_the_face_shown_is_of_the_expression_or_where_there_is_none_of_the_last_
     assert pipeline.example(Named("neutral", "happy"), "neutral") == [0]
     assert pipeline.example(Named("awake", "bored"), "bored") == [1]
     assert pipeline.example(Named("awake", "bored"), "surprise") == [1]
-    with pytest.raises(ValueError, match="no class 'suprise'"):
+    with pytest.raises(ValueError, match="suprise"):
         pipeline.example(Named("awake", "bored"), "suprise")
 
 
-def own_faces(folder, classes, monkeypatch):
-    """Twelve pictures of three people in each class, named anna-0.png, …"""
-    monkeypatch.setenv("DUALTL_CACHE", str(folder / "cache"))
-    for k, name in enumerate(classes):
-        (folder / "own" / name).mkdir(parents=True)
-        for i in range(12):
-            picture = np.full((40, 40), 20 * k + i, np.uint8)
-            Image.fromarray(picture).save(folder / "own" / name / f"{('anna', 'bob', 'eve')[i % 3]}-{i}.png")
-    return folder / "own"
+@pytest.fixture
+def own_faces(tmp_path, monkeypatch):
+    """What writes twelve pictures of three people in each class, named anna-0.png, …"""
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
+
+    def write(*classes):
+        for k, name in enumerate(classes):
+            (tmp_path / "own" / name).mkdir(parents=True)
+            for i in range(12):
+                picture = np.random.default_rng([k, i]).integers(256, size=(40, 40), dtype=np.uint8)
+                Image.fromarray(picture).save(tmp_path / "own" / name / f"{('anna', 'bob', 'eve')[i % 3]}-{i}.png")
+        return tmp_path / "own"
+
+    return write
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_people_are_kept_apart_only_where_they_are_known(tmp_path, monkeypatch):
-    root = own_faces(tmp_path, ("awake", "bored"), monkeypatch)
-    with pytest.raises(ValueError, match=r"none of 24 pictures \(awake/anna-0.png, .*person: '…'.*'\^\[a-z\]\+'"):
-        pipeline.protocols(None, CKPlus(root))
-    for pattern, count in (("^[a-z]+", 3), (".+", 12)):
-        data = CKPlus(root, person=pattern)
-        pipeline.check_people(data)
-        assert len(set(data.people)) == count
+def test_a_subject_independent_split_needs_names_of_people(own_faces):
+    root = own_faces("awake", "bored")
+    with pytest.raises(ValueError, match=r"24 pictures \(awake/anna-0.png, .*person: '…'.*'\^\[a-z\]\+'"):
+        pipeline.protocols(CKPlus(root), seed=0)
+    pipeline.check_people(CKPlus(root, person="^[a-z]+"))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fewer_people_than_folds_are_kept_apart_in_fewer(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
-    split = pipeline.protocols(config.open_run("embedded"), data)["people"]
+def test_fewer_people_than_folds_make_fewer_folds(own_faces):
+    data = CKPlus(own_faces("awake", "bored"), person="^[a-z]+")
+    split = pipeline.protocols(data, seed=0)["subject"]
     assert len(set(data.people[split.test])) == 1 and not splits.overlap(data, split)["people on both sides"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_class_cannot_be_learned(own_faces):
+    with pytest.raises(ValueError, match="two classes or more, found awake"):
+        pipeline.protocols(CKPlus(own_faces("awake"), person="^[a-z]+"), seed=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_faces_without_neutral_have_no_peaks(own_faces):
+    run = config.open_run("embedded", ckplus=str(own_faces("awake", "bored")), person="^[a-z]+")
+    with pytest.raises(ValueError, match=r"sweep.classes: peaks.*write classes: \[all\]"):
+        folds.parts(run, sweep.Job("subject", "peaks", "single", 0, 1))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,27 +90,13 @@ def test_frames_and_contempt_are_a_runs_to_choose(tmp_path, monkeypatch):
     for name in ("contempt", "happy"):
         (tmp_path / "own" / name).mkdir(parents=True)
         for k in range(8):
-            picture = Image.fromarray(np.full((40, 40), k, np.uint8))
-            picture.save(tmp_path / "own" / name / f"S00{len(name)}_001_{k:08}.png")
+            picture = np.random.default_rng(len(name) + k).integers(256, size=(40, 40), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "own" / name / f"S00{len(name)}_001_{k:08}.png")
     run = config.open_run("embedded", ckplus=str(tmp_path / "own"))
     assert len(pipeline.ckplus(run)) == 2 * 5
     run = config.open_run("embedded", ckplus=str(tmp_path / "own"), peak_frames=7, contempt=False)
-    assert len(found := pipeline.ckplus(run)) == 7 and found.classes == ("happy",)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_one_class_cannot_be_told_apart(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake",), monkeypatch), person="^[a-z]+")
-    with pytest.raises(ValueError, match="two classes or more to tell apart, found awake"):
-        pipeline.protocols(None, data)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_faces_without_neutral_have_no_peaks(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
-    monkeypatch.setattr(pipeline, "ckplus", lambda run: data)
-    with pytest.raises(ValueError, match=r"peaks leaves neutral out.*write classes: \[all\] in sweep"):
-        folds.parts(None, sweep.Job("people", "peaks", "single", 0, 1))
+    faces = pipeline.ckplus(run)
+    assert len(faces) == 7 and faces.classes == ("happy",)
 
 
 def run_of(budget="quick", **recipe):
@@ -99,32 +104,93 @@ def run_of(budget="quick", **recipe):
 
 
 def test_a_runs_own_recipe_changes_what_the_budget_gives():
+    quick = pipeline.recipe(run_of(), "ckplus")
     changed = pipeline.recipe(run_of(ckplus=dict(base_lr="1e-3", momentum=0, batch=20)), "ckplus")
-    quick = training.CKPLUS.quick()
     assert changed == dataclasses.replace(quick, base_lr=0.001, momentum=0.0, batch=20)
-    assert type(changed.base_lr) is type(changed.momentum) is float and pipeline.recipe(run_of(), "ckplus") == quick
-    assert pipeline.recipe(run_of(ckplus=dict(batch=20)), "heads") == training.CKPLUS.quick_heads()
+    assert pipeline.recipe(run_of(ckplus=dict(batch=20)), "heads") == pipeline.recipe(run_of(), "heads")
     assert pipeline.recipe(run_of("paper", celeba=dict(max_iter=9)), "celeba").max_iter == 9
-    assert pipeline.recipe(run_of(ckplus=dict(heads_first=None)), "ckplus").heads_first is None
-    heads = pipeline.recipe(run_of(ckplus=dict(heads_first=dict(max_iter=7))), "ckplus").heads_first
-    assert heads == dataclasses.replace(quick.heads_first, max_iter=7)
+    short = pipeline.recipe(run_of(ckplus=dict(head_warmup=dict(max_iter=7))), "ckplus")
+    none = pipeline.recipe(run_of(ckplus=dict(head_warmup=None)), "ckplus")
+    warmups = [getattr(r, WARMUP) for r in (quick, short, none)]
+    assert warmups == [warmups[0], dataclasses.replace(warmups[0], max_iter=7), None]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (dict(clebea={}), "by step, celeba, ckplus, heads, found .*clebea"),
-        (dict(ckplus=3), "by step, celeba, ckplus, heads, found .*3"),
-        (dict(ckplus=dict(lr=1)), r"base_lr \(float\), batch \(int\), .* found lr: 1"),
-        (dict(ckplus=dict(base_lr="fast")), "found base_lr: 'fast'"),
-        (dict(ckplus=dict(base_lr=None)), "found base_lr: None"),
-        (dict(ckplus=dict(momentum=True)), "found momentum: True"),
-        (dict(ckplus=dict(max_iter=1.5)), "found max_iter: 1.5"),
-        (dict(ckplus=dict(heads_first=3)), "found heads_first: 3"),
-        (dict(ckplus=dict(loss="squared")), "hinge, cross-entropy"),
-        (dict(celeba=dict(batch="x")), "found batch: .x"),  # of another step than is asked for
-    ],
-)
-def test_a_wrong_recipe_says_what_is_allowed(changes, said):
-    with pytest.raises(ValueError, match=said):
-        pipeline.recipe(run_of(**changes), "ckplus")
+WARMUP = "head_warmup" if hasattr(training.CELEBA, "head_warmup") else "heads_first"
+
+
+def test_models_start_from_each_other_as_the_paper_says():
+    assert list(steps.MODELS) == [
+        *("celeba", "ckplus_fig14", "ckplus_fig18", "ckplus_fig14_subject", "ckplus_fig18_subject")
+    ]
+    assert {figure: step.start for figure, step in steps.STEPS.items()} == {
+        "fig9": None,
+        "fig14": "fig9",
+        "fig18": "fig14",
+    }
+    trunk = pipeline.trunk(run_of())
+    frozen = {"celeba": "conv1", "ckplus_fig14": "conv1 conv2", "ckplus_fig18": "conv1 conv2 conv3 conv4"}
+    for key, layers in frozen.items():
+        net = pipeline.initial_model(run_of(), key, trunk, ("a", "b"))
+        assert " ".join(net.frozen()) == layers and ("conv5" in dict(net.trunk.named_children())) == (
+            key != "ckplus_fig18"
+        )
+    assert not pipeline.initial_model(config.open_run("embedded", conv1="trained"), "celeba", trunk, ("a",)).frozen()
+
+
+def test_a_missing_model_names_its_notebook_and_the_run(output):
+    with pytest.raises(FileNotFoundError, match=r"ckplus_fig14.*05_second_transfer.*RUN=embedded,seed=3"):
+        pipeline.model(config.open_run("embedded", seed=3), "ckplus_fig14")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_precision_of_a_training_is_written_not_what_auto_means_now(output, own_faces, monkeypatch):
+    faces = CKPlus(own_faces("awake", "bored"), person="^[a-z]+")
+    run = config.open_run("embedded", precision="auto", recipe={"heads": dict(max_iter=2, batch=4)})
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
+    net = pipeline.initial_model(run, "ckplus_fig18", pipeline.trunk(run), faces.classes)
+    pipeline.train(run, "ckplus_fig18", net, faces, None)
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
+    path = notebooks.save_results(run, "05_second_transfer", [{"item": "Table 4"}])
+    assert json.loads(path.read_text())["precision"] == "float32"
+    pipeline.train(
+        run, "ckplus_fig18", pipeline.initial_model(run, "ckplus_fig18", net.trunk, faces.classes), faces, None
+    )
+    assert store.read_metadata(run.checkpoint("ckplus_fig18"))["precision"] == "float32"
+    path = notebooks.save_results(run, "02_bvlc_features", [])
+    assert json.loads(path.read_text())["precision"] is None
+
+
+def test_inventory_says_what_is_missing(write_config, monkeypatch):
+    monkeypatch.setenv("DUALTL_DATA", "/nowhere")
+    write_config(weights="embedded", celeba="synthetic", ckplus="$DATA/x")
+    (row,) = pipeline.inventory().to_dict("records")
+    assert row["celeba"] == "made when needed" and row["ckplus"] == "not here: $DATA/x"
+
+
+def test_the_closing_table_gathers_notebooks_in_order(write_config, tmp_path):
+    run = config.open_run("mine")
+    (tmp_path / "notebooks").mkdir()
+    for name in ("00_start_here", "02_bvlc_features", "03_first_transfer", "08_occlusion", "09_explorer"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    with pytest.raises(FileNotFoundError, match="make reproduce RUN=mine"):
+        summary.table(run)
+    rows = [{"item": "Table 6, none, subject", "paper": "59.0 %", "measured": "m", "file": "table6.csv"}]
+    notebooks.save_results(run, "08_occlusion", rows)
+    notebooks.save_results(run, "02_bvlc_features", [{"item": "Fig. 4", "measured": "sharp", "file": "fig04.png"}])
+    other = notebooks.open_notebook("02_bvlc_features", run="mine", variant="zeiler")
+    assert notebooks.save_results(other, "02_bvlc_features", []).parent.name == "mine,variant=zeiler"
+    table = summary.table(run)
+    assert table["figure or table"].str.partition(",")[0].tolist() == ["Fig. 4", "Table 6"]
+    assert table["paper"].tolist() == ["", "59.0 %"]
+    text = summary.text(run)
+    assert text.startswith("Run 'mine', measured on t. Written to figures/mine, pictures to runs/mine/figures.")
+    assert "Not run yet: 03_first_transfer.\n" in text
+
+
+def test_the_start_of_a_fold_is_random_the_trunk_or_the_first_transfers(output):
+    run = run_of()
+    trunk = pipeline.trunk(run)
+    assert torch.equal(folds.start_of(run, "single").conv1.weight, trunk.conv1.weight)
+    assert not torch.equal(folds.start_of(run, "random").conv1.weight, trunk.conv1.weight)
+    with pytest.raises(FileNotFoundError, match="celeba"):
+        folds.start_of(run, "dual")

@@ -194,16 +194,11 @@ def train(run: Run, key: str, model, data, validation, fabric: Any = None) -> di
     options = settings(run) | dict(seed=run.seed, validation=validation, validate_every=every)
     history = fit(model, data, chosen, state, fabric, **options)
     if fabric is None or fabric.is_global_zero:
-        meta: dict[str, Any] = {
-            "run": run.trained_name,
-            "data": run.title,
-            "precision": (metadata(state) or {})["precision"],
-        }
-        if stop := early_stop(history):
-            meta |= stop
-            print(
-                "{}: early stop at iteration {stopped_at}; remaining update {remaining_update:.1e}".format(key, **stop)
-            )
+        precision = (metadata(state) or {})["precision"]  # "auto" may mean another to the next process
+        stop = early_stop(history)
+        if stop:
+            bound = f"remaining update bound {stop['remaining_update']:.1e}"
+            print(f"{key}: early stop of the schedule at iteration {stop['stopped_at']}; {bound}")
         about = {"run": run.trained_name, "data": run.title, "precision": precision}
         store.save_model(model, run.checkpoint(key), **about, **stop)
     return history
