@@ -4,7 +4,8 @@ The same colour stands for the same thing in every figure: see COLOURS.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,18 +31,23 @@ COLOURS = {
 PAGE = 7.2  # inches, the width of a page's text
 LINE = 95  # letters of a figure's title that fit into it
 
-plt.rcParams.update(
-    {
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "figure.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "savefig.dpi": 130,
-        "figure.dpi": 100,
-        "figure.constrained_layout.use": True,
-    }
-)
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+}
+PRINTED = 130  # dots per inch of the files
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of the figures in a `with` block; every function here applies it itself."""
+    with plt.rc_context(STYLE):
+        yield
 
 
 def save(fig: plt.Figure, run: config.Run, name: str) -> Path:
@@ -53,7 +59,7 @@ def save(fig: plt.Figure, run: config.Run, name: str) -> Path:
         "Software": "dualtl",
     }
     with files.atomic_write(path) as part:
-        fig.savefig(part, format="png", metadata=metadata)
+        fig.savefig(part, format="png", dpi=PRINTED, metadata=metadata)
     return path
 
 
@@ -106,6 +112,12 @@ def _grid(count: int, columns: int, title: str, spare: float = 0.2) -> tuple[plt
     return fig, list(axes.flat)
 
 
+def _fix_ticks(*axes: plt.Axes) -> None:
+    """Give tick labels the style's size: matplotlib makes them when it draws, after the style's `with` block."""
+    for ax in axes:
+        ax.tick_params(labelsize=STYLE["font.size"])
+
+
 def panel_title(panel: paper.Panel, layer_maps: int) -> str:
     """What a panel shows, in words: "(e) top 10 of map 193"."""
     neurons = "all neurons" if panel.top is None else f"top {panel.top}"
@@ -116,6 +128,7 @@ def panel_title(panel: paper.Panel, layer_maps: int) -> str:
     return f"({panel.letter}) {neurons} of {which}" + (",\nbefore this training" if panel.model == "before" else "")
 
 
+@style()
 def projections(
     figure: paper.Figure,
     image: Tensor,
@@ -148,6 +161,7 @@ def projections(
     return fig, shown
 
 
+@style()
 def occlusion_pairs(
     covered: Mapping[str, Tensor], net: Deconvnet, layer: str, top: int, title: str
 ) -> tuple[plt.Figure, dict[str, Tensor]]:
@@ -167,6 +181,7 @@ def occlusion_pairs(
     return fig, shown
 
 
+@style()
 def filters(trunk, title: str) -> plt.Figure:
     """conv1's filters as colour pictures, each under its number and on its own scale around grey."""
     weight = trunk.transform.to_rgb(trunk.conv1.weight.detach())
@@ -178,6 +193,7 @@ def filters(trunk, title: str) -> plt.Figure:
     return fig
 
 
+@style()
 def faces(images: Tensor, titles: Sequence[str], title: str, columns: int = 8) -> plt.Figure:
     """Faces uint8 [N, 3, H, W], each with its title."""
     fig, axes = _grid(len(images), columns, title)
@@ -187,6 +203,7 @@ def faces(images: Tensor, titles: Sequence[str], title: str, columns: int = 8) -
     return fig
 
 
+@style()
 def attributes(faces, index: int, title: str) -> plt.Figure:
     """Table 2's sample: a face and, beside it, its attributes, those that are present in dark."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.4), width_ratios=(1, 2))
@@ -206,6 +223,7 @@ def attributes(faces, index: int, title: str) -> plt.Figure:
     return fig
 
 
+@style()
 def variants(trunk, image: Tensor, layers: Sequence[str], title: str) -> plt.Figure:
     """The same neurons, the strongest of every map, through the four ways back; image uint8 [1, 3, 227, 227]."""
     names = ("paper", "zeiler", "guided", "gradient")
@@ -219,6 +237,7 @@ def variants(trunk, image: Tensor, layers: Sequence[str], title: str) -> plt.Fig
     return fig
 
 
+@style()
 def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: str) -> plt.Figure:
     """For one map of each layer its nine strongest patches of all images, and each projected (Zeiler and Fergus)."""
     from torchvision.utils import make_grid  # here, since it takes six seconds
@@ -238,6 +257,7 @@ def gallery(net: Deconvnet, images: Tensor, chosen: Mapping[str, int], title: st
     return fig
 
 
+@style()
 def attribute_accuracies(table: pd.DataFrame, title: str) -> plt.Figure:
     """The frame of tables.attributes, drawn with its intervals beside the majority."""
     rows = [
@@ -248,6 +268,7 @@ def attribute_accuracies(table: pd.DataFrame, title: str) -> plt.Figure:
     return accuracies(rows, title, chance)
 
 
+@style()
 def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
     """Loss on the training batches, averaged over ten, and accuracy on the validation images, over iterations.
 
@@ -263,9 +284,11 @@ def curves(histories: Mapping[str, dict], title: str) -> plt.Figure:
     left.set(xlabel="iteration", ylabel="loss, mean of 10 batches", ylim=(0, None))
     right.set(xlabel="iteration", ylabel="accuracy on validation", xlim=left.get_xlim(), ylim=(0, 1))
     right.legend(frameon=False)
+    _fix_ticks(left, right)
     return fig
 
 
+@style()
 def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | None = None) -> plt.Figure:
     """Accuracies with their 95 % intervals, one line each; paper's values as grey diamonds.
 
@@ -293,9 +316,11 @@ def accuracies(rows: Sequence[tuple], title: str, chance: Mapping[str, float] | 
     ax.grid(axis="x", lw=0.4)
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _fix_ticks(ax)
     return fig
 
 
+@style()
 def confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> plt.Figure:
     """Confusion matrices of counts, rows the truth, shaded by the share of each row."""
     fig, axes = plt.subplots(1, len(matrices), figsize=(PAGE, PAGE / len(matrices) + 0.5), squeeze=False)
@@ -308,4 +333,5 @@ def confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str], title:
         ax.set(title=name, xlabel="predicted", ylabel="true")
         ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         ax.set_yticks(range(len(classes)), classes)
+        _fix_ticks(ax)
     return fig
