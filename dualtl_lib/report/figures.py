@@ -168,7 +168,7 @@ def projections(
         if not shown[panel.letter].any():
             maps = net.feature_maps(image, figure.layer)[0]
             active = maps[[m - 1 for m in panel.maps]].any() if panel.maps else maps.any()
-            why = "nothing of it reaches the pixels" if active else "no neuron of it is active"
+            why = "projection is 0" if active else "no active neuron"
             ax.text(0.5, 0.5, why, color="white", ha="center", transform=ax.transAxes)
     return fig, shown
 
@@ -310,8 +310,8 @@ def curves(histories: Mapping[str, Mapping], title: str) -> Figure:
         left.plot(pd.Series(history["loss"]).rolling(10, min_periods=1).mean(), **look)
         name = label(key).removeprefix("Our model in ")
         right.plot(history["validated"], history["validation"], marker="o", ms=3, label=name, **look)
-    left.set(xlabel="iteration", ylabel="loss, mean of 10 batches", ylim=(0, None))
-    right.set(xlabel="iteration", ylabel="accuracy on validation", xlim=left.get_xlim(), ylim=(0, 1))
+    left.set(xlabel="iteration", ylabel="training loss, mean of 10 batches", ylim=(0, None))
+    right.set(xlabel="iteration", ylabel="validation accuracy", xlim=left.get_xlim(), ylim=(0, 1))
     right.legend(frameon=False)
     for ax in (left, right):
         _fix_ticks(ax)
@@ -341,7 +341,7 @@ def accuracies(rows: Sequence[Row], title: str, majority: Mapping[str, float] | 
         ax.plot(*zip(*quoted, strict=True), "D", ms=4, color=COLOURS["paper"], label="paper")
     if majority:
         at = [(majority[row.key], i) for i, row in enumerate(rows) if row.key in majority]
-        ax.plot(*zip(*at, strict=True), "|", ms=11, mew=2, color=COLOURS["majority"], label="always the majority")
+        ax.plot(*zip(*at, strict=True), "|", ms=11, mew=2, color=COLOURS["majority"], label="majority class")
     ax.set_yticks(range(len(rows)), [label(row.key) for row in rows])
     ax.set(xlabel="accuracy, with 95 % interval", xlim=(0, 1.02))
     ax.grid(axis="x", lw=0.4)
@@ -367,7 +367,7 @@ def confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str], title:
         for (i, j), n in np.ndenumerate(counts):
             if n:
                 ax.text(j, i, str(n), ha="center", va="center", color="white" if n > counts[i].sum() / 2 else "black")
-        ax.set(title=label(name), xlabel="predicted", ylabel="true")
+        ax.set(title=label(name), xlabel="prediction", ylabel="label")
         ax.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
         ax.set_yticks(range(len(classes)), classes)
         _fix_ticks(ax)

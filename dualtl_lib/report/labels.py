@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-PROTOCOLS = {"random": "images at random", "subject": "people kept apart"}
+PROTOCOLS = {"random": "random split", "subject": "subject-independent split"}
 MODELS = {
     "fig9": "Our model in Fig. 9",
     "fig14": "Our model in Fig. 14",
