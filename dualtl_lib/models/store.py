@@ -59,7 +59,7 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
     state = {k: _float32(v, k, path) for k, v in _tensors(path).items()}
     try:
         with torch.device("meta"):
-            trunk = Trunk(layers, said["order"], transform, said["name"])
+            trunk = Trunk(layers, order=said["order"], transform=transform, name=said["name"])
             model = (
                 AttributeNet(trunk, said["classes"], said["dropout"])
                 if kind == "AttributeNet"
