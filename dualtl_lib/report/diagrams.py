@@ -56,20 +56,16 @@ class Step(NamedTuple):
 @torch.no_grad()
 def steps(trunk: Trunk) -> list[Step]:
     """What the trunk does, in the order in which it does it, found by running an image of zeros."""
-    found = [Step("input", "input", (3, SIZE, SIZE), None)]
-
-    def note(module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        kind = "conv" if isinstance(module, nn.Conv2d) else kinds[module]
-        number = sum(step.kind == "conv" for step in found) + (kind == "conv")
-        found.append(Step(f"{kind}{number}", kind, tuple(output.shape[1:]), module))
-
-    kinds = {trunk.relu: "relu", trunk.pool: "pool", trunk.norm: "norm"}
-    hooks = [module.register_forward_hook(note) for module in trunk.children()]
-    try:
-        trunk(trunk.conv1.weight.new_zeros(1, 3, SIZE, SIZE))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    found, record = [Step("input", "input", (3, SIZE, SIZE), None)], []
+    trunk(next(trunk.parameters()).new_zeros(1, 3, SIZE, SIZE), record=record)
+    for number, (layer, stage) in enumerate(zip(trunk.layers, record, strict=True), 1):
+        maps, pooled = tuple(stage.conv.shape[1:]), tuple(stage.pooled.shape[1:])
+        pooling = nn.MaxPool2d(layer.pool_kernel, layer.pool_stride, layer.pool_padding, ceil_mode=layer.pool_ceil)
+        after = [("pool", pooled, pooling)] * layer.pool
+        norm = [("norm", pooled if trunk.order == "pool-norm" else maps, trunk.norm)] * layer.norm
+        after = after + norm if trunk.order == "pool-norm" else norm + after
+        kinds = [("conv", maps, trunk.conv(layer.name)), ("relu", maps, None), *after]
+        found += [Step(f"{kind}{number}", kind, shape, module) for kind, shape, module in kinds]
     return found
 
 
