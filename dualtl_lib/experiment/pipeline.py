@@ -88,7 +88,7 @@ def untrained(trunk: caffenet.Trunk) -> caffenet.Trunk:
     """A trunk of the same structure with random weights, the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return caffenet.Trunk(trunk.layers, trunk.order, trunk.transform, name="random")
+        return caffenet.Trunk(trunk.layers, order=trunk.order, transform=trunk.transform, name="random")
 
 
 def attribute_net(trunk: caffenet.Trunk, run: config.Run, conv1: str = "frozen") -> caffenet.AttributeNet:

@@ -28,7 +28,7 @@ from dualtl_lib.experiment import pipeline
 from dualtl_lib.models import caffenet
 from dualtl_lib.report import figures
 from dualtl_lib.visualize.deconvnet import Deconvnet
-from dualtl_lib.visualize.projection import Window
+from dualtl_lib.visualize.geometry import Window
 
 MODELS = {  # what a person picks, and the trained model of the run behind it
     "trunk as loaded": None,
@@ -100,7 +100,7 @@ class Session:
         self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
         self._trained, self._judged = {}, {}
         self._projected = functools.lru_cache(KEPT)(self._project)
-        self._net = functools.lru_cache(NETS)(lambda model, variant, thread: Deconvnet(self.trunk(model), variant))
+        self._net = functools.lru_cache(NETS)(lambda model, variant, thread: Deconvnet(self.trunk(model), variant=variant))
 
     # -- what is there to choose from
 
@@ -400,7 +400,7 @@ def receptive_field(trunk: caffenet.Trunk, layer: str, row: int, column: int) ->
     seen = Window(np.array([row - 1]), np.array([column - 1]), 1, 1)
     for step in reversed(trunk.layers[: trunk.layers.index(trunk.layer(layer)) + 1]):
         if step.pool:
-            seen = seen.spread(caffenet.POOL_KERNEL, caffenet.POOL_STRIDE, 0)
+            seen = seen.below_pool(step)
         seen = seen.spread(step.kernel, step.stride, step.padding)
     left, top = int(seen.lefts[0]), int(seen.tops[0])
     return max(left, 0), max(top, 0), min(left + seen.width, SIDE), min(top + seen.height, SIDE)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from dualtl_lib import paper
-from dualtl_lib.models.caffenet import POOL_KERNEL, POOL_STRIDE, SIZE, AttributeNet, ExpressionNet, Trunk
+from dualtl_lib.models.caffenet import AttributeNet, ExpressionNet, Trunk
 
 Model = Trunk | AttributeNet | ExpressionNet
 
@@ -39,31 +39,25 @@ def trunk_of(model: Model) -> Trunk:
 
 def steps(model: Model) -> list[Step]:
     """List the operations of a model's trunk in the order in which they are computed."""
-    trunk = trunk_of(model)
-    found = [Step("input", "input", (3, SIZE, SIZE))]
-    for number, (layer, (before, after)) in enumerate(zip(trunk.layers, _shapes(trunk), strict=True), 1):
-        weights = list(trunk.get_submodule(layer.name).parameters())
-        kernel = (layer.kernel, layer.kernel, weights[0].shape[1])
+    trunk, record = trunk_of(model), []
+    with torch.no_grad():
+        trunk(next(trunk.parameters()).new_zeros(1, 3, trunk.image_size, trunk.image_size), record=record)
+    found = [Step("input", "input", (3, trunk.image_size, trunk.image_size))]
+    for number, (layer, stage) in enumerate(zip(trunk.layers, record, strict=True), 1):
+        conv, before, after = trunk.conv(layer.name), tuple(stage.conv.shape[1:]), tuple(stage.pooled.shape[1:])
+        kernel = (*conv.kernel_size, conv.weight.shape[1])
         settings = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
-        settings["parameters"] = sum(p.numel() for p in weights)
-        trained = any(p.requires_grad for p in weights)
+        settings["parameters"] = sum(p.numel() for p in conv.parameters())
+        trained = any(p.requires_grad for p in conv.parameters())
         found.append(Step(f"conv{number}", "conv", before, kernel, settings, trained))
         found.append(Step(f"relu{number}", "relu", before))
         pool_first = trunk.order == "pool-norm"
-        pool = Step(f"pool{number}", "pool", after, (POOL_KERNEL, POOL_KERNEL), {"stride": POOL_STRIDE, "padding": 0})
-        then = [pool] * layer.pool + [Step(f"norm{number}", "norm", after if pool_first else before)] * layer.norm
+        pooling = {"stride": layer.pool_stride, "padding": layer.pool_padding}
+        pool = Step(f"pool{number}", "pool", after, (layer.pool_kernel, layer.pool_kernel), pooling)
+        norm = Step(f"norm{number}", "norm", after if pool_first else before)
+        then = [pool] * layer.pool + [norm] * layer.norm
         found += then if pool_first else then[::-1]
     return found
-
-
-@torch.no_grad()
-def _shapes(trunk: Trunk) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(C, H, W) after each layer's convolution, and after what follows it, from an image of zeros."""
-    x = torch.zeros(1, 3, SIZE, SIZE)
-    for layer in trunk.layers:
-        before = trunk.get_submodule(layer.name)(x).shape[1:]
-        x = trunk.stage(layer.name, x)
-        yield tuple(before), tuple(x.shape[1:])
 
 
 def table1(trunk: Trunk) -> pd.DataFrame:

@@ -203,7 +203,7 @@ def occlusion_pairs(
 @style()
 def filters(trunk: Trunk, title: str) -> Figure:
     """Draw conv1's filters as colour pictures, each under its number and on its own scale around grey."""
-    weight = trunk.transform.to_rgb(trunk.get_parameter("conv1.weight").detach())
+    weight = trunk.transform.to_rgb(trunk.conv("conv1").weight.detach())
     weight = 0.5 + 0.5 * weight / weight.abs().amax((1, 2, 3), keepdim=True)
     fig, axes = _grid(len(weight), 16, title, spare=0.12)
     for number, (ax, filter_) in enumerate(zip(axes, weight, strict=False), 1):
