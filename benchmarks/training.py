@@ -274,7 +274,7 @@ def between(rounds: int) -> None:
             turns = {}
             for kind, (norm, dtype, order) in kinds.items():
                 x = torch.rand(BATCH, maps, side, side).to(dtype).contiguous(memory_format=order).requires_grad_()
-                op = norm if what == "normalizing" else trunk.pool
+                op = norm if what == "normalizing" else nn.MaxPool2d(3, 2, ceil_mode=True)
                 turns |= {(kind, "forward"): forth(op, x), (kind, "back"): back(op, x)}
             found = rates(turns, rounds).values()
             print(f"| {what} {name} | " + " | ".join(f"{1000 * BATCH / rate:.0f}" for rate in found) + " |", flush=True)

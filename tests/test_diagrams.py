@@ -12,9 +12,9 @@ from matplotlib.patches import Rectangle
 
 from dualtl_lib import paper
 from dualtl_lib.models.caffenet import CAFFENET, TORCHVISION_ALEXNET, AttributeNet, ExpressionNet, Trunk
-from dualtl_lib.report import diagrams
+from dualtl_lib.report import architecture, diagrams, drawing
 
-FROZEN, TRAINED = diagrams.MEANING[diagrams.FROZEN], diagrams.MEANING[diagrams.TRAINED]
+FROZEN, TRAINED = drawing.MEANING[drawing.FROZEN], drawing.MEANING[drawing.TRAINED]
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +41,23 @@ def words(fig):
 
 
 @pytest.mark.parametrize("order, between", [("pool-norm", "pool norm"), ("norm-pool", "norm pool")])
-def test_steps_come_in_the_trunks_order(order, between):
-    kinds = " ".join(step.kind for step in diagrams.steps(Trunk(order=order)))
+def test_steps_are_in_the_order_of_the_trunk(order, between):
+    kinds = " ".join(step.kind for step in architecture.steps(Trunk(order=order)))
     stage = f"conv relu {between}"
     assert kinds == f"input {stage} {stage} conv relu conv relu conv relu pool"
 
 
 def test_steps_carry_the_shapes_of_section_4_1_1():
-    shapes = {step.name: step.shape for step in diagrams.steps(Trunk())}
+    shapes = {step.name: step.shape for step in architecture.steps(Trunk())}
     assert shapes["conv1"] == (96, 55, 55) and shapes["pool1"] == (96, 27, 27)
     assert shapes["conv2"] == (256, 27, 27) and shapes["pool5"] == (256, 6, 6)
-
-
-def test_reading_leaves_no_hook_behind(models):
-    diagrams.steps(models[0])
-    assert not any(module._forward_hooks for module in models[0].modules())
 
 
 # --- Table 1
 
 
 def test_table1_marks_the_misprints_and_nothing_else(models):
-    table = diagrams.table1(models[0]).set_index("layer")
+    table = architecture.table1(models[0]).set_index("layer")
     misprinted = table.index[table.difference != ""]
     assert list(misprinted) == ["conv2", "conv3", "conv4", "conv5"]
     assert table.difference["conv2"] == "depth 48 left out (96 in 2 groups); stride printed 0"
@@ -70,11 +65,13 @@ def test_table1_marks_the_misprints_and_nothing_else(models):
 
 
 def test_table1_counts_every_parameter(models):
-    assert diagrams.table1(models[0]).parameters.sum() == sum(p.numel() for p in models[0].parameters()) == 2_334_080
+    assert (
+        architecture.table1(models[0]).parameters.sum() == sum(p.numel() for p in models[0].parameters()) == 2_334_080
+    )
 
 
 def test_table1_of_another_network_says_where_it_differs():
-    table = diagrams.table1(Trunk(TORCHVISION_ALEXNET)).set_index("layer")
+    table = architecture.table1(Trunk(TORCHVISION_ALEXNET)).set_index("layer")
     assert table.kernel["conv1"] == "11*11*3*64"
     assert table.difference["conv1"] == "kernel printed 11*11*3*96; pad printed 0"
     assert table.difference["pool1"] == "kernel printed 3*3*96"
@@ -82,7 +79,7 @@ def test_table1_of_another_network_says_where_it_differs():
 
 def test_sizes_of_the_models(models):
     _, first, second, trimmed = models
-    table = diagrams.sizes({"9": first, "14": second, "18": trimmed}).set_index("model")
+    table = architecture.sizes({"9": first, "14": second, "18": trimmed}).set_index("model")
     assert table.frozen.tolist() == ["conv1", "conv1, conv2", "conv1, conv2, conv3, conv4"]
     assert table.features.tolist() == [9216, 9216, 13824]
     assert table.heads.tolist() == ["12 × (128 → 2)", "128 → 8", "128 → 8"]
@@ -97,7 +94,7 @@ def test_sizes_of_the_models(models):
 @pytest.mark.parametrize("conv5", [True, False])
 def test_colours_follow_what_trains(models, frozen, conv5):
     model = ExpressionNet(Trunk(), paper.EXPRESSIONS, conv5=conv5).freeze(*frozen)
-    shown = diagrams.drawn(diagrams.expression_model(model))
+    shown = drawing.meanings(diagrams.expression_model(model))
     for layer in model.trunk.layers:
         assert shown[layer.name] == (FROZEN if layer.name in frozen else TRAINED)
     assert ("conv5" in shown) == conv5
@@ -113,7 +110,7 @@ def test_what_is_frozen_can_be_told_without_colours(models):
 @pytest.mark.parametrize("attributes", [paper.ATTRIBUTES, paper.ATTRIBUTES[:5]])
 def test_a_head_for_each_attribute(attributes):
     fig = diagrams.attribute_model(AttributeNet(Trunk(), attributes))
-    shown = diagrams.drawn(fig)
+    shown = drawing.meanings(fig)
     assert [name[4:] for name in shown if name.startswith("fc1")] == list(attributes)
     assert sum(name.startswith("fc2") for name in shown) == 2 * len(attributes)
     assert words(fig).count("128") == len(attributes) and set(attributes) <= set(words(fig))
@@ -126,13 +123,13 @@ def test_numbers_in_the_structure_are_the_networks():
     assert "3×3×192" in found  # conv5 as before
 
 
-def test_pipeline_reads_what_is_kept_from_the_models(models):
+def test_fig_1_reads_what_is_kept_from_the_models(models):
     trunk, first, _, trimmed = models
-    fig = diagrams.pipeline(*models)
+    fig = diagrams.dual_transfer(*models)
     decisions = [text.split("\n")[1] for text in words(fig) if text.startswith("Feature visualization")]
     assert decisions == ["keep conv1", "keep conv1, conv2", "leave conv5 out"]
     other = ExpressionNet(first.trunk, paper.EXPRESSIONS).freeze("conv1", "conv2", "conv3")
-    shown = diagrams.drawn(diagrams.pipeline(trunk, first, other, trimmed))
+    shown = drawing.meanings(diagrams.dual_transfer(trunk, first, other, trimmed))
     assert shown["Second transfer model: conv3"] == FROZEN
     assert shown["Second transfer model: conv4"] == TRAINED
     assert "The same, trimmed: conv5" not in shown
@@ -150,7 +147,7 @@ def test_pipeline_reads_what_is_kept_from_the_models(models):
 )
 def test_flowchart_goes_to_where_a_neuron_lives_and_back(order, layer, last, switches):
     fig = diagrams.visualization(Trunk(order=order), layer)
-    shown = list(diagrams.drawn(fig))
+    shown = list(drawing.meanings(fig))
     there, back = shown[::2], shown[1::2]
     assert there[0] == "input" and there[-1] == last
     assert back == [f"back:{name}" for name in there]
@@ -177,7 +174,7 @@ def drawings(models):
         diagrams.attribute_model(first),
         diagrams.expression_model(second),
         diagrams.expression_model(trimmed),
-        diagrams.pipeline(*models),
+        diagrams.dual_transfer(*models),
     ]
     for fig in figs:
         fig.canvas.draw()
@@ -215,11 +212,11 @@ def test_text_stays_in_its_box(drawings):
 def test_legend_explains_every_colour_that_is_used_and_no_other(drawings):
     for fig in drawings:
         explained = {text.get_text() for text in fig.axes[0].get_legend().get_texts()}
-        used = set(diagrams.drawn(fig).values())
+        used = set(drawing.meanings(fig).values())
         assert used <= explained
-        assert explained & set(diagrams.MEANING.values()) <= used | {diagrams.MEANING[diagrams.INPUT]}
+        assert explained & set(drawing.MEANING.values()) <= used | {drawing.MEANING[drawing.INPUT]}
 
 
 def test_every_colour_means_one_thing():
-    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in diagrams.MEANING)
-    assert len(set(diagrams.MEANING.values())) == len(diagrams.MEANING) == 7
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in drawing.MEANING)
+    assert len(set(drawing.MEANING.values())) == len(drawing.MEANING) == 7

@@ -22,21 +22,21 @@ class Fault(NamedTuple):
 
 
 NOTICES = {
-    "02_bvlc_features": "measures.edge_agreement(projection",
+    "02_bvlc_features": "measures.edge_correlation(projection",
     "00_start_here": "people[faces.of_class(name)]",
     "03_first_transfer": "training.moved(",
     "08_occlusion": "occlusion.mask(region)",
 }
 FAULTS = {
     "a wrong switch": Fault(
-        "projection.py",
-        "for t in (places, y)))",
-        "for t in (places.flip(-1, -2), y)))",
+        "visualize/backward.py",
+        "for t in (places, y)), reduce)",
+        "for t in (places.flip(-1, -2), y)), reduce)",
         "02_bvlc_features",
         NOTICES["02_bvlc_features"],
     ),
     "an unflipped kernel": Fault(
-        "projection.py",
+        "visualize/backward.py",
         "split.flip(3, 5).permute(",
         "split.permute(",
         "02_bvlc_features",

@@ -44,7 +44,7 @@ def untrained(trunk: caffenet.Trunk) -> caffenet.Trunk:
     """Make a trunk of the same structure with random weights, the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return caffenet.Trunk(trunk.layers, trunk.order, trunk.transform, name="random")
+        return caffenet.Trunk(trunk.layers, order=trunk.order, transform=trunk.transform, name="random")
 
 
 def celeba(run: Run, split: str = "train") -> CelebA:

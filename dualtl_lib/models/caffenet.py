@@ -1,11 +1,11 @@
 """The network: the convolutional trunk (Fig. 3), the attribute heads (Fig. 9), the expression heads (Figs. 14, 18).
 
-Shapes: N images, C maps, H rows, W columns. Images are square crops of 227 pixels, as in Table 1.
+Shapes: N images, C maps, H rows, W columns, K classes, A attributes.
 """
 
 import copy
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,15 @@ from torch.nn import functional as F
 from dualtl_lib.models.normalization import LocalResponseNorm
 
 SIZE = 227  # pixels, the side of the input (Table 1)
-POOL_KERNEL, POOL_STRIDE = 3, 2  # max pooling; windows overlap (Table 1)
 
 
 class Layer(NamedTuple):
-    """One convolutional layer with what follows it up to the next (Table 1; BVLC's train_val.prototxt)."""
+    """One convolutional layer with what follows it up to the next (Table 1; BVLC's train_val.prototxt).
+
+    The convolution is always followed by a ReLU. `pool` adds max pooling, by default as in Table 1: windows of 3
+    overlap by 1, and the last one may hang over the edge (`pool_ceil`, Caffe's rounding). `norm` adds local response
+    normalization.
+    """
 
     name: str
     maps: int
@@ -28,6 +32,10 @@ class Layer(NamedTuple):
     groups: int = 1
     pool: bool = False
     norm: bool = False
+    pool_kernel: int = 3
+    pool_stride: int = 2
+    pool_padding: int = 0
+    pool_ceil: bool = True
 
 
 CAFFENET = (
@@ -47,29 +55,27 @@ TORCHVISION_ALEXNET = (
 
 
 class Preprocessing(NamedTuple):
-    """What a set of weights expects of its images; travels with them, as torchvision's weights carry theirs."""
+    """Colours and scale that a set of weights expects; travels with them, as torchvision's weights carry theirs."""
 
     colour: str = "BGR"
     scale: float = 1.0  # of a pixel value 0..255
     mean: tuple[float, float, float] = (104.0, 117.0, 123.0)  # in `colour`'s order, after scaling
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    def check(self, images: Tensor) -> None:
-        """Raises ValueError for anything but a tensor of images, uint8 [N, 3, 227, 227]."""
-        given = isinstance(images, Tensor)
-        if not given or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE):
-            found = f"{images.dtype} {list(images.shape)}" if given else f"{type(images).__name__}, which is no tensor"
-            raise ValueError(
-                f"expected uint8 RGB images [N, 3, {SIZE}, {SIZE}], found {found}; "
-                "faces.crop.resize makes them from a picture of any size"
-            )
-
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 RGB [N, 3, 227, 227] -> float32 [N, 3, 227, 227] as the trunk expects it.
+        """Transform images to the trunk's input.
 
-        Raises ValueError for another type or shape.
+        Args:
+            images: uint8 RGB, shape (N, 3, H, W).
+
+        Returns:
+            float32 of the same shape.
+
+        Raises:
+            ValueError: For another type or shape.
         """
-        self.check(images)
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(_expected("N, 3, H, W", images))
         x = (images.flip(1) if self.colour == "BGR" else images).float()
         if self.scale != 1:
             x.mul_(self.scale)
@@ -77,138 +83,216 @@ class Preprocessing(NamedTuple):
         return x if set(self.std) == {1.0} else x.div_(torch.tensor(self.std, device=x.device).view(3, 1, 1))
 
     def to_rgb(self, projection: Tensor) -> Tensor:
-        """A projection onto the trunk's input [N, 3, H, W], its colours put back into RGB order."""
+        """Put the colours of a projection onto the trunk's input, shape (N, 3, H, W), back into RGB order."""
         return projection.flip(1) if self.colour == "BGR" else projection
 
 
-class Trunk(nn.Module):
-    """The convolutional layers of a CaffeNet (Fig. 3, Table 1).
+def _expected(shape: str, found: object) -> str:
+    given = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else f"{type(found).__name__}, no tensor"
+    return f"images: expected uint8 RGB [{shape}], found {given}; data.crop.resize makes them of any picture"
 
-    layers: the layer table; CAFFENET is the paper's. Each padding is less than its kernel, else ValueError.
-    order: "pool-norm" pools and then normalizes (Caffe's reference CaffeNet), "norm-pool" the other way
-        round (BVLC's AlexNet). Where it matters is READING's first point.
-    transform: what the weights expect of their images.
-    name: where the weights come from, for titles and provenance.
+
+class StageRecord(NamedTuple):
+    """One stage of a forward pass, as the deconvnet needs it."""
+
+    size: tuple[int, int]  # (H, W) of the maps that enter the stage
+    conv: Tensor  # (N, C, H, W) after ReLU, eq. (4)
+    pooled: Tensor  # (N, C, U, V) where neurons live, eq. (6); conv itself where nothing is pooled
+    switches: Tensor | None  # int64 (N, C, U, V), eq. (7): row * W + column of each winner
+
+
+class Trunk(nn.Module):
+    """A chain of convolutional layers, by default those of a CaffeNet (Fig. 3, Table 1).
+
+    Args:
+        layers: The layer table; each padding is less than its kernel.
+        order: "pool-norm" pools and then normalizes (Caffe's reference CaffeNet), "norm-pool" the other way round
+            (BVLC's AlexNet).
+        transform: Colours and scale that the weights expect of images.
+        name: The source of the weights, for titles and provenance.
+        image_size: Rows and columns of an image, in pixels.
+
+    Attributes:
+        names: Names of the layers.
+        last_layer: Name of the last one.
+
+    Raises:
+        ValueError: For an unknown order, or a padding that is not less than its kernel.
     """
 
     def __init__(
         self,
-        layers: tuple[Layer, ...] = CAFFENET,
+        layers: Iterable[Layer] = CAFFENET,
+        *,
         order: str = "pool-norm",
         transform: Preprocessing | None = None,
         name: str = "random",
+        image_size: int = SIZE,
     ):
         super().__init__()
         if order not in ("pool-norm", "norm-pool"):
-            raise ValueError(f"order is 'pool-norm' (CaffeNet) or 'norm-pool' (AlexNet), not {order!r}")
-        self.layers, self.order, self.name = tuple(layers), order, name
+            raise ValueError(f"order: expected 'pool-norm' (CaffeNet) or 'norm-pool' (AlexNet), found {order!r}")
+        self.layers, self.order, self.name, self.image_size = tuple(layers), order, name, image_size
         self.transform = transform or Preprocessing()
+        self.norm = LocalResponseNorm()
         maps = 3
         for layer in self.layers:
             if layer.padding >= layer.kernel:
-                raise ValueError(f"{layer} cannot be: some neurons would see nothing but padding; make it less")
+                raise ValueError(f"{layer.name}: padding={layer.padding} is not less than kernel={layer.kernel}")
             conv = nn.Conv2d(maps, layer.maps, layer.kernel, layer.stride, layer.padding, groups=layer.groups)
             nn.init.normal_(conv.weight, std=0.01)  # BVLC's fillers
             nn.init.zeros_(conv.bias)
             self.add_module(layer.name, conv)
             maps = layer.maps
-        self.relu = nn.ReLU()
-        self.pool = nn.MaxPool2d(POOL_KERNEL, POOL_STRIDE, ceil_mode=True)  # Caffe rounds up
-        self.norm = LocalResponseNorm()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def last_layer(self) -> str:
+        return self.names[-1]
+
+    def index(self, name: str) -> int:
+        """Place of a layer in the table, from 0. Raises ValueError naming the layers that exist."""
+        if name not in self.names:
+            raise ValueError(f"no layer {name!r}; this trunk has {', '.join(self.names)}")
+        return self.names.index(name)
 
     def layer(self, name: str) -> Layer:
-        """The layer of that name. Raises ValueError naming those that exist."""
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise ValueError(f"no layer {name!r}; this trunk has {', '.join(l.name for l in self.layers)}")
+        """The table's line of a layer. Raises ValueError naming the layers that exist."""
+        return self.layers[self.index(name)]
 
-    def stage(self, name: str, x: Tensor) -> Tensor:
-        """One layer and what follows it: convolution, ReLU, then pooling and normalization where it has them."""
-        layer = self.layer(name)
-        x = self.relu(self.get_submodule(name)(x))
-        steps = [self.pool] * layer.pool + [self.norm] * layer.norm
-        for step in steps if self.order == "pool-norm" else reversed(steps):
-            x = step(x)
-        return x
+    def conv(self, name: str) -> nn.Conv2d:
+        """The convolution of a layer. Raises ValueError naming the layers that exist."""
+        conv = self.get_submodule(self.layer(name).name)
+        assert isinstance(conv, nn.Conv2d)
+        return conv
 
-    def forward(self, x: Tensor, start: str | None = None, stop: str | None = None) -> Tensor:
-        """Transformed images [N, 3, 227, 227] -> feature maps after the last layer, [N, 256, 6, 6] for CaffeNet.
+    def check(self, images: Tensor) -> Tensor:
+        """The images themselves. Raises ValueError unless they are uint8 (N, 3, image_size, image_size)."""
+        side = self.image_size
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.shape[1:] != (3, side, side):
+            raise ValueError(_expected(f"N, 3, {side}, {side}", images))
+        return images
 
-        start: the first layer to compute; x is then what enters it. stop: the last one. Raises ValueError for layers
-        that do not exist or come in the other order.
+    def forward(
+        self,
+        x: Tensor,
+        start: str | None = None,
+        stop: str | None = None,
+        *,
+        record: list[StageRecord] | None = None,
+    ) -> Tensor:
+        """Compute the layers from `start` to `stop`.
+
+        Args:
+            x: What enters the first of them: transformed images, shape (N, 3, H, W), or feature maps.
+            start: First layer to compute. Default: the first of all.
+            stop: Last layer to compute. Default: the last of all.
+            record: A list to which each stage is appended, with the switches of its pooling.
+
+        Returns:
+            Feature maps after the last of them, pooled and normalized; (N, 256, 6, 6) for a whole CaffeNet.
+
+        Raises:
+            ValueError: For layers that do not exist or come in the other order.
         """
-        names = [layer.name for layer in self.layers]
-        first = names.index(self.layer(start).name) if start else 0
-        last = names.index(self.layer(stop).name) if stop else len(names) - 1
+        first, last = self.index(start or self.names[0]), self.index(stop or self.last_layer)
         if first > last:
-            raise ValueError(f"start is {stop} or a layer before it ({', '.join(names)}), not {start}")
+            raise ValueError(f"start: expected {stop} or a layer before it ({', '.join(self.names)}), found {start}")
         if torch.is_autocast_enabled(x.device.type):  # the first layer would do it; done here, half the bytes are moved
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        # Maps last in memory: convolutions in bfloat16 and pooling, back too, then take half the time on a CPU.
+        # Convolutions in bfloat16 and pooling, forward and backward, then take half the time on a CPU.
         x = x.contiguous(memory_format=torch.channels_last)
-        for name in names[first : last + 1]:
-            x = self.stage(name, x)
+        for layer in self.layers[first : last + 1]:
+            x = self._stage(layer, x, record)
+        return x
+
+    def _stage(self, layer: Layer, x: Tensor, record: list[StageRecord] | None) -> Tensor:
+        """Convolution and ReLU, then pooling and normalization where the layer has them."""
+        size = (x.shape[2], x.shape[3])
+        conv = x = F.relu(self.conv(layer.name)(x))
+        switches = None
+        if layer.norm and self.order == "norm-pool":
+            x = self.norm(x)
+        if layer.pool:
+            geometry = layer.pool_kernel, layer.pool_stride, layer.pool_padding
+            x = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil, return_indices=record is not None)
+            if record is not None:
+                x, switches = x
+        if record is not None:
+            record.append(StageRecord(size, conv, x, switches))
+        if layer.norm and self.order == "pool-norm":
+            x = self.norm(x)
         return x
 
     @torch.no_grad()
     def shapes(self) -> dict[str, tuple[int, int, int]]:
-        """(C, H, W) of the input and of each layer's maps after what follows it, found by running an image."""
-        x = self.conv1.weight.new_zeros(1, 3, SIZE, SIZE)
-        found = {"input": tuple(x.shape[1:])}
-        for layer in self.layers:
-            x = self.stage(layer.name, x)
-            found[layer.name] = tuple(x.shape[1:])
-        return found
+        """(C, H, W) of the input and of each layer's maps, after pooling where it has it, by running an image."""
+        x, record = next(self.parameters()).new_zeros(1, 3, self.image_size, self.image_size), []
+        self(x, record=record)
+        maps = {"input": x} | {layer.name: stage.pooled for layer, stage in zip(self.layers, record, strict=True)}
+        return {name: tuple(m.shape[1:]) for name, m in maps.items()}
 
 
 class _Transferred(nn.Module):
-    """A copy of a trunk with fully connected heads on its last layer, or on an earlier one."""
+    """A copy of a trunk with fully connected heads on its last layer, or on the one before."""
 
     hidden = 128  # section 4.2.1
 
-    def __init__(self, trunk: Trunk, last: str):
+    def __init__(self, trunk: Trunk, dropped: int, freeze: int):
         super().__init__()
         self.trunk = copy.deepcopy(trunk)
-        names = [layer.name for layer in trunk.layers]
-        for dropped in trunk.layers[names.index(last) + 1 :]:
-            delattr(self.trunk, dropped.name)
-        kept = list(trunk.layers[: names.index(last) + 1])
+        kept = list(trunk.layers[: len(trunk.layers) - dropped])
+        for layer in trunk.layers[len(kept) :]:
+            delattr(self.trunk, layer.name)
         # Fig. 18 takes conv5 away and leaves the pooling that ends the trunk.
-        kept[-1] = kept[-1]._replace(pool=trunk.layers[-1].pool)
+        pooling = {field: getattr(trunk.layers[-1], field) for field in Layer._fields if field.startswith("pool")}
+        kept[-1] = kept[-1]._replace(**pooling)
         self.trunk.layers = tuple(kept)
-        c, h, w = self.trunk.shapes()[last]
+        c, h, w = self.trunk.shapes()[kept[-1].name]
         self.features = c * h * w
+        self.freeze(*self.trunk.names[:freeze])
 
-    def freeze(self, *names: str) -> "_Transferred":
-        """Take these trunk layers out of the training: they keep their values and get no gradient."""
+    def freeze(self, *names: str) -> Self:
+        """Take these trunk layers out of the training: they keep their values and get no gradient.
+
+        Raises:
+            ValueError: If a layer does not exist.
+        """
         for name in names:
-            self.trunk.layer(name)
-            self.trunk.get_submodule(name).requires_grad_(False)
+            self.trunk.conv(name).requires_grad_(False)
         return self
 
     def frozen(self) -> tuple[str, ...]:
-        """The layers, from the first on, that do not train: what is the same at every iteration."""
-        prefix = []
-        for layer in self.trunk.layers:
-            if any(p.requires_grad for p in self.trunk.get_submodule(layer.name).parameters()):
-                break
-            prefix.append(layer.name)
-        return tuple(prefix)
+        """Names of the layers that do not train, from the first on to the first that does."""
+        trains = [any(p.requires_grad for p in self.trunk.conv(name).parameters()) for name in self.trunk.names]
+        return self.trunk.names[: (*trains, True).index(True)]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Feature maps of the last layer -> logits."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 RGB [N, 3, 227, 227] -> logits."""
-        return self.classify(self.trunk(self.trunk.transform(images)))
+        """Compute the logits of uint8 RGB images, shape (N, 3, 227, 227)."""
+        return self.classify(self.trunk(self.trunk.transform(self.trunk.check(images))))
 
 
 class AttributeNet(_Transferred):
     """One trunk and one pair of fully connected layers per attribute, 128 and 2 units (Fig. 9).
 
     The heads are alike, so all of them are computed as one product and one batched product.
+
+    Args:
+        trunk: Where to start; the model trains a copy.
+        attributes: Names of the attributes.
+        dropout: Share of the hidden units that a training step leaves out.
+        freeze: Number of layers, from the first on, that do not train.
     """
 
-    def __init__(self, trunk: Trunk, attributes: Iterable[str], dropout: float = 0.5):
-        super().__init__(trunk, trunk.layers[-1].name)
+    def __init__(self, trunk: Trunk, attributes: Iterable[str], *, dropout: float = 0.5, freeze: int = 0):
+        super().__init__(trunk, 0, freeze)
         self.classes = tuple(attributes)
         self.dropout = nn.Dropout(dropout)
         heads = len(self.classes)
@@ -220,7 +304,7 @@ class AttributeNet(_Transferred):
         nn.init.normal_(self.fc2_weight, std=0.01)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Feature maps of the last layer [N, C, H, W] -> logits [N, attributes, 2]; index 1 says present."""
+        """Feature maps of the last layer (N, C, H, W) -> logits (N, A, 2); index 1 means present."""
         hidden = F.relu(self.fc1(features.flatten(1))).unflatten(1, (-1, self.hidden))
         return torch.einsum("nah,aoh->nao", self.dropout(hidden), self.fc2_weight) + self.fc2_bias
 
@@ -228,12 +312,18 @@ class AttributeNet(_Transferred):
 class ExpressionNet(_Transferred):
     """One trunk and two fully connected layers, 128 units and one per expression (Fig. 14).
 
-    conv5=False leaves the fifth convolutional layer out (Fig. 18).
+    Args:
+        trunk: Where to start; the model trains a copy.
+        classes: Names of the expressions.
+        conv5: Whether to keep the last convolutional layer; Fig. 18 leaves it out and keeps its pooling.
+        dropout: Share of the hidden units that a training step leaves out.
+        freeze: Number of layers, from the first on, that do not train.
     """
 
-    def __init__(self, trunk: Trunk, classes: Iterable[str], conv5: bool = True, dropout: float = 0.5):
-        last = trunk.layers[-1].name if conv5 else "conv4"
-        super().__init__(trunk, last)
+    def __init__(
+        self, trunk: Trunk, classes: Iterable[str], *, conv5: bool = True, dropout: float = 0.5, freeze: int = 0
+    ):
+        super().__init__(trunk, 0 if conv5 else 1, freeze)
         self.classes, self.conv5 = tuple(classes), conv5
         self.dropout = nn.Dropout(dropout)
         self.fc1 = nn.Linear(self.features, self.hidden)
@@ -244,5 +334,5 @@ class ExpressionNet(_Transferred):
         nn.init.zeros_(self.fc2.bias)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Feature maps of the last layer [N, C, H, W] -> logits [N, classes]."""
+        """Feature maps of the last layer (N, C, H, W) -> logits (N, K)."""
         return self.fc2(self.dropout(F.relu(self.fc1(features.flatten(1)))))

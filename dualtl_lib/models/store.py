@@ -59,11 +59,11 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
     state = {k: _float32(v, k, path) for k, v in _tensors(path).items()}
     try:
         with torch.device("meta"):
-            trunk = Trunk(layers, said["order"], transform, said["name"])
+            trunk = Trunk(layers, order=said["order"], transform=transform, name=said["name"])
             model = (
-                AttributeNet(trunk, said["classes"], said["dropout"])
+                AttributeNet(trunk, said["classes"], dropout=said["dropout"])
                 if kind == "AttributeNet"
-                else ExpressionNet(trunk, said["classes"], said["conv5"], said["dropout"])
+                else ExpressionNet(trunk, said["classes"], conv5=said["conv5"], dropout=said["dropout"])
             )
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

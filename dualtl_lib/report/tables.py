@@ -1,28 +1,53 @@
-"""The paper's tables with the measured values beside the printed ones, each as a data frame."""
+"""The paper's tables with the measured values beside the printed ones, each as a data frame.
 
-from collections.abc import Mapping
+Rows and columns are named by machine keys, as the CSV files have them; `readable` gives them their display names.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 from torch import Tensor
-from torch.nn import functional as F
 
 from dualtl_lib import paper
 from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate.evaluation import Accuracy
+from dualtl_lib.report import labels
 
-PROTOCOLS = {"random": "random", "subject": "subject"}
-FIG9, FIG14, FIG18, SVM = paper.MODELS
 Predictions = Mapping[str, Mapping[str, Tensor]]  # by protocol, then by model or by covered region
 
 
+class Row(NamedTuple):
+    """The accuracies of one model or under one covering.
+
+    Attributes:
+        key: The model, the published method or the covered region.
+        paper: The paper's accuracy, 0..1, or None where it has none.
+        measured: The accuracies by protocol.
+    """
+
+    key: str
+    paper: float | None
+    measured: Mapping[str, Accuracy]
+
+
 def percent(value: float | None) -> str:
+    """Write a share 0..1 as "99.0 %", and None as "not given"."""
     return "not given" if value is None else f"{value:.1%}".replace("%", " %")
 
 
 def table2(faces, index: int, train) -> pd.DataFrame:
-    """Table 2: the attributes of the paper's face and of ours, 1 where present, and their share in training."""
+    """Make Table 2: the attributes of the paper's face and of one of ours, and their share in the training set.
+
+    Args:
+        faces: A data set with attributes.
+        index: The face in it.
+        train: The training set.
+    """
     return pd.DataFrame(
         {
             "attribute": faces.classes,
@@ -34,130 +59,130 @@ def table2(faces, index: int, train) -> pd.DataFrame:
 
 
 def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
-    """Tables 3 and 4: solver settings, one column per recipe. The last two rows are not in the paper's tables."""
+    """Make Tables 3 and 4: solver settings, one column per recipe. The last two rows are not in the paper's tables."""
     order = ["base_lr", "batch", "lr_policy", "gamma", "stepsize", "max_iter", "momentum", "weight_decay", "algorithm"]
 
     def settings(recipe) -> dict:
         heads = recipe.heads_first
-        first = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
-        own = {"lr_policy": "step", "algorithm": "SGD", "heads_first": first}  # the two that training knows
+        warmup = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
+        own = {"lr_policy": "step", "algorithm": "SGD", "head_warmup": warmup}  # the two that training knows
         return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}")} | own
 
     table = pd.DataFrame({name: settings(recipe) for name, recipe in by_name.items()})
-    return table.loc[[*order, "loss", "heads_first"]].rename_axis("setting").reset_index()
+    return table.loc[[*order, "loss", "head_warmup"]].rename_axis("setting").reset_index()
 
 
 def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
-    """Accuracy of each attribute [N, A] with its interval, beside always saying the training majority.
+    """Tabulate the accuracy of each attribute with its interval, and that of the training set's majority class.
 
-    p: exact McNemar test that the two are equally good on the test images; Holm's p: adjusted for the A tests.
+    Args:
+        predicted: Predictions for the test set, shape (N, A).
+        test: The test set.
+        train: The training set.
+
+    Returns:
+        A row per attribute. p: exact McNemar test of the two accuracies; Holm's p: adjusted for the A tests.
     """
-    majority = (train.targets.float().mean(0) >= 0.5).long()
+    majority = (train.targets.float().mean(0) >= 0.5).long().expand_as(test.targets)
     rows = []
-    for a, name in enumerate(test.classes):
-        truth, ours = test.targets[:, a], predicted[:, a]
-        found = evaluation.accuracy(ours, truth)
-        always = majority[a].expand_as(truth)
-        rows.append(
-            {
-                "attribute": name,
-                "accuracy": found.value,
-                "low": found.low,
-                "high": found.high,
-                "n": found.n,
-                "majority": evaluation.accuracy(always, truth).value,
-                "p": evaluation.compare(ours == truth, always == truth).p,
-            }
-        )
+    for name, ours, always, target in zip(test.classes, predicted.T, majority.T, test.targets.T, strict=True):
+        accuracy = evaluation.accuracy(ours, target)
+        row = {"attribute": name, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
+        row |= {"n": accuracy.n, "majority": evaluation.accuracy(always, target).value}
+        rows.append(row | {"p": evaluation.compare(ours == target, always == target).p})
     table = pd.DataFrame(rows)
     return table.assign(**{"Holm's p": evaluation.holm(table.p)})
 
 
 def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    """What stands on both sides of each split (splits.overlap), one line per protocol."""
-    return pd.DataFrame([{"protocol": PROTOCOLS[name], **counts} for name, counts in by_protocol.items()])
+    """Tabulate splits.overlap of each protocol's split: what its training and test sets share."""
+    return pd.DataFrame([{"protocol": name, **counts} for name, counts in by_protocol.items()])
 
 
-def _compared(
-    names: Mapping[str, float | None], predicted: Predictions, truth: Mapping, people: Mapping
-) -> list[tuple]:
-    """(name, the paper's value, {protocol: Accuracy}) of each model or region, for figures.accuracies.
+def table5_rows(predicted: Predictions, targets: Mapping[str, Tensor], people: Mapping) -> list[Row]:
+    """Compare Table 5 with predictions by protocol and model; the last row is the linear SVM.
 
-    people: who is on the test images, under the protocols whose intervals are taken over people.
+    Args:
+        predicted: Predicted classes of the test images, shape (N,), by protocol and model.
+        targets: Their labels, shape (N,), by protocol.
+        people: Who is on them, shape (N,), under the protocols whose intervals are subject-level bootstraps.
     """
-    return [
-        (
-            name,
-            quoted,
-            {p: evaluation.accuracy(of[name], truth[p], people.get(p)) for p, of in predicted.items() if name in of},
-        )
-        for name, quoted in names.items()
-    ]
+    return _compared({**paper.TABLE5, "svm": None}, predicted, targets, people)
 
 
-def table5_rows(predicted: Predictions, truth: Mapping[str, Tensor], people: Mapping) -> list[tuple]:
-    """Table 5 and, last, the linear SVM. people: as for `_compared`."""
-    return _compared({**paper.TABLE5, SVM: None}, predicted, truth, people)
+def table6_rows(predicted: Predictions, targets: Mapping[str, Tensor], people: Mapping) -> list[Row]:
+    """Compare Table 6 with predictions by protocol and covered region; arguments as for `table5_rows`."""
+    return _compared(paper.TABLE6, predicted, targets, people)
 
 
-def table6_rows(predicted: Predictions, truth: Mapping[str, Tensor], people: Mapping) -> list[tuple]:
-    """Table 6. people: as for `_compared`."""
-    return _compared(paper.TABLE6, predicted, truth, people)
+def _compared(quoted: Mapping, predicted: Predictions, targets: Mapping, people: Mapping) -> list[Row]:
+    def measured(key: str) -> dict[str, Accuracy]:
+        of = {protocol: by_key[key] for protocol, by_key in predicted.items() if key in by_key}
+        return {protocol: evaluation.accuracy(p, targets[protocol], people.get(protocol)) for protocol, p in of.items()}
+
+    return [Row(key, value, measured(key)) for key, value in quoted.items()]
 
 
-def frame(rows: list[tuple], first: str) -> pd.DataFrame:
-    """Rows of (name, the paper's value, {protocol: Accuracy}) as a table to read."""
+def frame(rows: Sequence[Row], first: str) -> pd.DataFrame:
+    """Write rows as a table: the key under the name `first`, the paper's value, and a column per protocol."""
+    protocols = labels.PROTOCOLS
     return pd.DataFrame(
         [
-            {first: name, "paper": percent(quoted), **{PROTOCOLS[p]: str(of[p]) if p in of else "" for p in PROTOCOLS}}
-            for name, quoted, of in rows
+            {first: key, "paper": percent(quoted), **{p: str(of[p]) if p in of else "" for p in protocols}}
+            for key, quoted, of in rows
         ]
     )
 
 
-def results(rows: list[tuple], prefix: str, file: str) -> list[dict]:
-    """The measured rows as lines of the closing table."""
+def results(rows: Sequence[Row], prefix: str, file: str) -> list[dict]:
+    """Write the measured rows as lines of the closing table."""
     return [
-        {"item": f"{prefix}, {name}, {PROTOCOLS[p]}", "paper": percent(quoted), "measured": str(found), "file": file}
-        for name, quoted, of in rows
-        for p, found in of.items()
+        {"item": f"{prefix}, {key}, {protocol}", "paper": percent(quoted), "measured": str(accuracy), "file": file}
+        for key, quoted, measured in rows
+        for protocol, accuracy in measured.items()
     ]
 
 
 def similarity(by_layer: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
-    """Correlation of each covered face's projection with the uncovered one's, [3, H, W] by region, -1..1."""
-    regions = list(next(iter(by_layer.values())))
+    """Correlate the projection of each covered face with that of the uncovered one, -1..1.
 
-    def correlation(a: Tensor, b: Tensor) -> float:
-        return float(F.cosine_similarity((a - a.mean()).flatten(), (b - b.mean()).flatten(), dim=0))
-
-    return pd.DataFrame(
-        [
-            {"covered": r, **{layer: correlation(shown[r], shown["none"]) for layer, shown in by_layer.items()}}
-            for r in regions
-        ]
-    ).round(3)
+    Args:
+        by_layer: Projections, shape (3, H, W), by layer and region; the region "none" is the uncovered face.
+    """
+    table = {
+        layer: {
+            region: torch.stack([p, shown["none"]]).flatten(1).corrcoef()[0, 1].item() for region, p in shown.items()
+        }
+        for layer, shown in by_layer.items()
+    }
+    return pd.DataFrame(table).round(3).rename_axis("covered").reset_index()
 
 
 def claims() -> pd.DataFrame:
-    """What the paper claims, where, and in which notebook it is checked."""
+    """List the paper's claims, where they stand, and the notebooks that check them."""
     return pd.DataFrame(paper.CLAIMS, columns=["the paper's claim", "section", "notebook"])
 
 
-def order(rows: list[tuple], protocol: str) -> tuple[float, float]:
-    """Do covered regions cost as much, one against another, as in the paper? Spearman's correlation of Table 6 (1: the
-    same order) under a protocol, without the uncovered face, and its p by all orders that there are (two-sided)."""
-    regions = [(value, of[protocol].value) for name, value, of in rows if name != "none"]
-    quoted, measured = map(list, zip(*regions, strict=True))
+def rank_correlation(rows: Sequence[Row], protocol: str) -> tuple[float, float]:
+    """Compare the order of Table 6's regions by accuracy with the paper's, without the uncovered face.
+
+    Returns:
+        Spearman's rank correlation (1: the same order), and its exact two-sided p over all permutations.
+    """
+    pairs = [(row.paper, row.measured[protocol].value) for row in rows if row.key != "none"]
+    quoted, measured = (list(values) for values in zip(*pairs, strict=True))
     test = stats.permutation_test(
-        [measured], lambda x: stats.spearmanr(quoted, x).statistic, permutation_type="pairings", n_resamples=np.inf
+        [measured], lambda x: stats.spearmanr(quoted, x)[0], permutation_type="pairings", n_resamples=10**6
     )
     return float(test.statistic), float(test.pvalue)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table to read: three decimals, and p below a thousandth as "<0.001"."""
+    """Prepare a table for reading: display names for keys, three decimals, and small p as "<0.001"."""
     shown = table.round(3)
-    for column in table.columns[[str(c).split(", ")[-1] == "p" for c in table]]:
-        shown[column] = ["" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table[column]]
-    return shown
+    for column in shown:
+        if re.search(r"\bp$", str(column)):
+            shown[column] = ["" if pd.isna(p) else "<0.001" if p < 0.001 else f"{p:.3f}" for p in table[column]]
+        elif names := labels.COLUMNS.get(str(column)):
+            shown[column] = [names.get(value, value) for value in table[column]]
+    return shown.rename(columns=lambda column: labels.label(str(column)))

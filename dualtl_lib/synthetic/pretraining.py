@@ -97,14 +97,16 @@ class Pretext(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Transformed pictures [N, 3, S, S] -> conv5's maps before pooling [N, 256, S', S']."""
-        x = x.contiguous(memory_format=torch.channels_last)  # as Trunk.forward has it
-        for layer in self.trunk.layers:
-            x = F.relu(self.norms[layer.name](self.trunk.get_submodule(layer.name)(x)))
-            if layer.pool and layer is not self.trunk.layers[-1]:
-                x = self.trunk.pool(x)
-            if layer.norm:
-                x = self.trunk.norm(x)
-        return x
+        record, hooks = [], []
+        for name in self.trunk.names:
+            hook = lambda _conv, _inputs, output, norm=self.norms[name]: norm(output)  # noqa: E731
+            hooks.append(self.trunk.conv(name).register_forward_hook(hook))
+        try:
+            self.trunk(x, record=record)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return record[-1].conv
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 RGB [N, 3, S, S] -> for each task its logits [N, answers, S', S']."""
@@ -119,7 +121,7 @@ def transform(images: Tensor, preprocessing: caffenet.Preprocessing) -> Tensor:
 
 def fold(model: Pretext) -> caffenet.Trunk:
     """The trunk with its normalizations multiplied into weights and biases: the same function in evaluation mode."""
-    trunk = caffenet.Trunk(model.trunk.layers, model.trunk.order, model.trunk.transform, name="embedded")
+    trunk = caffenet.Trunk(model.trunk.layers, order=model.trunk.order, transform=model.trunk.transform, name="embedded")
     with torch.no_grad():
         for layer in trunk.layers:
             conv, norm = model.trunk.get_submodule(layer.name), model.norms[layer.name]
