@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dualtl_lib import paper
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import statistics
 from dualtl_lib.report import figures, tables
 from dualtl_lib.visualize.deconvnet import Deconvnet
 
@@ -99,7 +99,7 @@ def test_filters_are_numbered_as_the_paper_counts(shallow):
 
 def test_accuracies_lie_where_they_are(images):
     rows = [
-        ("one", 0.9, {"random": evaluation.wilson(80, 100), "people": evaluation.wilson(50, 100)}),
+        ("one", 0.9, {"random": statistics.wilson(80, 100), "people": statistics.wilson(50, 100)}),
         ("two", None, {}),
     ]
     (ax,) = figures.accuracies(rows, "t", {"two": 0.25}).axes

@@ -15,11 +15,12 @@ import pandas as pd
 from dualtl_lib import config, files, paper
 from dualtl_lib.data import splits
 from dualtl_lib.data.ckplus import CKPlus
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import baselines, statistics
 from dualtl_lib.experiment import pipeline, sweep
 from dualtl_lib.models import caffenet, precision
 from dualtl_lib.report import tables
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train.checkpoint import read_metadata
+from dualtl_lib.train.trainer import TrainerConfig
 
 
 def parts(run: config.Run, job: sweep.Job) -> tuple[CKPlus, splits.Split]:
@@ -54,7 +55,7 @@ def run_fold(run: config.Run, job: sweep.Job) -> Path:
     if job not in (listed := sweep.jobs(run)):
         raise ValueError(f"run {run.name!r} has no job {job}; its sweep has {', '.join(map(str, listed)) or 'none'}")
     result, began = sweep.path(run, job), time.monotonic()
-    begun = metadata(_state(run, job, 14)) or {}  # "auto" is decided once for a job, if another process began it
+    begun = read_metadata(_state(run, job, 14)) or {}  # "auto" is decided once for a job, if another process began it
     run = dataclasses.replace(run, precision=begun.get("precision", precision.resolve(run.precision)))
     if result.exists() and _was_made_of(json.loads(result.read_text()), run) == made_of(run):
         return result
@@ -65,7 +66,7 @@ def run_fold(run: config.Run, job: sweep.Job) -> Path:
     predicted, covered = {tables.FIG14: predicted14, tables.FIG18: predicted18}, {}
     if job.start == "dual":
         covered = pipeline.covered_predictions(run, fig14, test)
-        predicted[tables.SVM] = evaluation.linear_svm(train, test, seed=job.seed)  # the same whatever the start
+        predicted[tables.SVM] = baselines.linear_svm(train, test, seed=job.seed)  # the same whatever the start
     content = {
         "job": job._asdict(),
         "made of": made_of(run),
@@ -114,13 +115,15 @@ def _trained(run: config.Run, job: sweep.Job, trunk, train, test, figure: int):
             recipe,
             seed=job.seed,
             checkpoint=_state(run, job, figure),
-            cache=run.cache,
-            cache_folder=run.path / "cache",
-            skip_dead_tail=run.skip_dead_tail,
-            precision=run.precision,
+            config=TrainerConfig(
+                cache_bytes=run.cache,
+                cache_dir=run.path / "cache" if figure == 14 else None,  # Fig. 18's trunk is this job's alone
+                stop_early=run.skip_dead_tail,
+                precision=run.precision,
+            ),
         )
-    skipped = {key: history[key] for key in ("skipped_from", "skipped_movement") if key in history}
-    return model, pipeline.predict(run, model, test), skipped
+    skipped = {key: history[key] for key in ("stopped_at", "remaining_update") if key in history}
+    return model, pipeline.predict(run, model, test, cached=figure == 14), skipped
 
 
 def done(run: config.Run) -> list[sweep.Job]:
@@ -179,8 +182,8 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
     """Table 5 over these folds: a row per seed, protocol, class set, model and start.
 
     dual against it: exact McNemar test over the images that both starts have been asked, all of them where every job
-    is done. by person: evaluation.compare_people, since images of one person are not independent. Empty where nothing
-    is compared. low, high: over people (evaluation.over_people) where they are kept apart, else Wilson's.
+    is done. by person: statistics.wilcoxon_by_subject, since images of one person are not independent. Empty where
+    nothing is compared. low, high: over people (statistics.subject_bootstrap) where they are kept apart, else Wilson's.
     """
     rows = []
     whole = found[found.region == "none"]
@@ -201,19 +204,19 @@ def table5(found: pd.DataFrame) -> pd.DataFrame:
                 "high": accuracy.high,
             }
             if "dual" in right and start != "dual" and len(both := right[["dual", start]].dropna()):
-                row["dual against it, p"] = evaluation.compare(both["dual"], both[start]).p
+                row["dual against it, p"] = statistics.mcnemar(both["dual"], both[start]).p
                 people = both.index.get_level_values("person")
-                row["by person, p"] = evaluation.compare_people(both["dual"], both[start], people)
+                row["by person, p"] = statistics.wilcoxon_by_subject(both["dual"], both[start], people)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _share(right: pd.Series, people, protocol: str) -> evaluation.Accuracy:
+def _share(right: pd.Series, people, protocol: str) -> statistics.Accuracy:
     """The share of right answers to images of these people, with the protocol's interval."""
     return (
-        evaluation.over_people(right, people)
+        statistics.subject_bootstrap(right, people)
         if protocol == "people"
-        else evaluation.wilson(int(right.sum()), len(right))
+        else statistics.wilson(int(right.sum()), len(right))
     )
 
 
@@ -238,17 +241,17 @@ def left_out(run: config.Run, jobs: list[sweep.Job]) -> pd.DataFrame:
     row per model and the iteration it begins at.
 
     of: how many the schedule has; trainings: how many left it out; movement, %: the most that any weight could still
-    have moved, of its layer's root mean square (training.furthest).
+    have moved, of its layer's root mean square (early_stop.UpdateBound).
     """
     steps = {tables.FIG9: "celeba", tables.FIG14: "ckplus", tables.FIG18: "heads"}
     of = {model: pipeline.recipe(run, step).max_iter for model, step in steps.items()}
-    first = metadata(run.path / "training" / "celeba.safetensors") or {}
+    first = read_metadata(run.path / "training" / "celeba.safetensors") or {}
     tails = [(tables.FIG9, json.loads(first.get("history", "{}")))]
     tails += [pair for found in _read(run, jobs).values() for pair in found["skipped"].items()]
     rows = [
-        {"model": model, "from": tail["skipped_from"][0], "of": of[model], "bound": tail["skipped_movement"][0]}
+        {"model": model, "from": tail["stopped_at"], "of": of[model], "bound": tail["remaining_update"]}
         for model, tail in tails
-        if "skipped_from" in tail
+        if "stopped_at" in tail
     ]
     grouped = pd.DataFrame(rows, columns=["model", "from", "of", "bound"]).groupby(["model", "from", "of"])["bound"]
     table = grouped.agg(trainings="count", bound="max").reset_index()

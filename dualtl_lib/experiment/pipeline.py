@@ -15,14 +15,15 @@ from dualtl_lib import config, files, paper
 from dualtl_lib.data import splits
 from dualtl_lib.data.celeba import CelebA
 from dualtl_lib.data.ckplus import CKPlus, paper_images
-from dualtl_lib.evaluate import evaluation, occlusion
+from dualtl_lib.evaluate import baselines, occlusion
 from dualtl_lib.models import caffenet, store, weights
 from dualtl_lib.models.precision import accelerator, resolve
 from dualtl_lib.report import tables
 from dualtl_lib.synthetic import faces as synthetic_faces
-from dualtl_lib.train import training
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train import inference, trainer
+from dualtl_lib.train.checkpoint import OtherTraining, read_metadata
 from dualtl_lib.train.frozen import FrozenFeatures
+from dualtl_lib.train.recipe import BUDGETS, Recipe
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
 FOLDS = 5  # people kept apart; the notebooks train on the first fold
@@ -113,41 +114,35 @@ def expression_net(trunk: caffenet.Trunk, data: CKPlus, run: config.Run, conv5: 
     return net.freeze("conv1", "conv2") if conv5 else net.freeze(*(layer.name for layer in net.trunk.layers))
 
 
-def recipe(run: config.Run, step: str) -> training.Recipe:
+def recipe(run: config.Run, step: str) -> Recipe:
     """The solver's settings of a step in the run's budget: "celeba" (Table 3), "ckplus" or "heads" (Table 4), but for
     what the run's own `recipe` changes. Raises ValueError for one that has other steps or settings, of any step.
     """
     if not all(known in STEPS and isinstance(changes, dict) for known, changes in run.recipe.items()):
         raise ValueError(f"recipe: expected settings by step, {', '.join(STEPS)}, found {run.recipe}")
-    first, second = training.CELEBA, training.CKPLUS
-    quick = first.quick(), second.quick(), second.quick_heads()
-    budgets = zip(STEPS, (first, second, second) if run.budget == "paper" else quick, strict=True)
-    return {known: recipe.changed(run.recipe.get(known, {})) for known, recipe in budgets}[step]
+    return {known: recipe.changed(run.recipe.get(known, {})) for known, recipe in BUDGETS[run.budget].items()}[step]
 
 
-def train(run: config.Run, name: str, model, data, validation, recipe: training.Recipe, fabric=None) -> dict[str, list]:
+def train(run: config.Run, name: str, model, data, validation, recipe: Recipe, fabric=None) -> dict[str, list]:
     """Train a model of the run, or go on where it stopped, and write it where `model` finds it.
 
-    fabric: the processes that train it together, as for training.fit.
+    fabric: the processes that train it together, as for trainer.fit.
     """
     state = run.path / "training" / f"{name}.safetensors"
-    arguments = dict(
-        seed=run.seed,
-        validation=validation,
-        checkpoint=state,
-        cache=run.cache,
-        cache_folder=run.path / "cache",
-        fabric=fabric,
-        validate_every=recipe.max_iter // 2 if run.budget == "quick" else None,  # a look costs many quick steps
-        skip_dead_tail=run.skip_dead_tail,
+    settings = trainer.TrainerConfig(
+        cache_bytes=run.cache,
+        cache_dir=run.path / "cache",
+        validate_every=recipe.max_iter // 2 if run.budget == "quick" else None,  # a validation costs many quick steps
+        stop_early=run.skip_dead_tail,
         precision=run.precision,
     )
+    arguments = dict(seed=run.seed, validation=validation, checkpoint=state, fabric=fabric, config=settings)
     with accelerated(model, fabric.device if fabric else None):
         history = fit(model, data, recipe, **arguments)
     if fabric is None or fabric.is_global_zero:
-        meta = {"run": run.name, "data": run.title, "precision": metadata(state)["precision"]}
-        if "skipped_from" in history:
-            (begin,), (bound,) = history["skipped_from"], history["skipped_movement"]
+        meta = {"run": run.name, "data": run.title, "precision": read_metadata(state)["precision"]}
+        if "stopped_at" in history:
+            begin, bound = history["stopped_at"], history["remaining_update"]
             meta["skipped"] = (
                 f"from iteration {begin} on; no weight could move by more than {bound:.1e} of its layer's RMS"
             )
@@ -156,15 +151,15 @@ def train(run: config.Run, name: str, model, data, validation, recipe: training.
     return history
 
 
-def fit(model, data, recipe: training.Recipe, checkpoint: Path, fabric=None, **arguments) -> dict[str, list]:
-    """training.fit, which begins anew where the state that was kept is of another training."""
+def fit(model, data, recipe: Recipe, checkpoint: Path, fabric=None, **arguments) -> dict[str, list]:
+    """trainer.fit, which begins anew where the state that was kept is of another training."""
     try:
-        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
-    except training.OtherTraining:  # something above this training has changed since; each process is told so
+        return trainer.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
+    except OtherTraining:  # something above this training has changed since; each process is told so
         if fabric is None or fabric.is_global_zero:  # the others wait for what this one finds there next
             print(f"{checkpoint.stem}: training anew, the state that was kept is of other settings, data or weights")
             checkpoint.unlink(missing_ok=True)
-        return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
+        return trainer.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **arguments)
 
 
 @contextlib.contextmanager
@@ -220,11 +215,13 @@ def expression_model(run: config.Run, protocol: str, figure: int) -> caffenet.Ex
     return net.freeze("conv1", "conv2") if figure == 14 else net.freeze(*(layer.name for layer in net.trunk.layers))
 
 
-def predict(run: config.Run, net: caffenet.ExpressionNet, test: CKPlus) -> Tensor:
-    """evaluation.predict, going on from what training has kept of the frozen layers: int64 [N]."""
+def predict(run: config.Run, net: caffenet.ExpressionNet, test: CKPlus, cached: bool = True) -> Tensor:
+    """inference.predict, going on from what training has kept of the frozen layers: int64 [N]."""
     with accelerated(net) as device:
-        kept = FrozenFeatures(net, test, run.cache, run.path / "cache", resolve(run.precision, device))
-        return evaluation.predict(net, test, features=kept)
+        precision = resolve(run.precision, device)
+        folder = run.path / "cache" if cached else None
+        kept = FrozenFeatures(net, test, cache_bytes=run.cache, cache_dir=folder, precision=precision)
+        return inference.predict(net, test, features=kept)
 
 
 def expression_predictions(run: config.Run, data: CKPlus, by_protocol: dict) -> dict[str, dict[str, Tensor]]:
@@ -235,7 +232,7 @@ def expression_predictions(run: config.Run, data: CKPlus, by_protocol: dict) -> 
         found[protocol] = {
             tables.FIG14: predict(run, expression_model(run, protocol, 14), test),
             tables.FIG18: predict(run, expression_model(run, protocol, 18), test),
-            tables.SVM: evaluation.linear_svm(data.subset(split.train), test),
+            tables.SVM: baselines.linear_svm(data.subset(split.train), test),
         }
     return found
 
@@ -256,7 +253,7 @@ def covered_predictions(run: config.Run, model, test: CKPlus, value: int = 0) ->
 
     with accelerated(model):
         covered = {
-            region: evaluation.predict(model, test, covering(region), precision=run.precision)
+            region: inference.predict(model, test, transform=covering(region), precision=run.precision)
             for region in paper.TABLE6
             if region != "none"
         }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dualtl_lib import config, files, paper
-from dualtl_lib.evaluate.evaluation import Accuracy
+from dualtl_lib.evaluate.metrics import Accuracy
 from dualtl_lib.report import tables
 from dualtl_lib.visualize.deconvnet import Deconvnet
 from dualtl_lib.visualize.gallery import gallery as strongest_patches

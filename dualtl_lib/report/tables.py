@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualtl_lib import paper
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import metrics, statistics
 
 PROTOCOLS = {"random": "images at random", "people": "people kept apart"}
 FIG9, FIG14, FIG18 = "Our model in Fig. 9", "Our model in Fig. 14", "Our model in Fig. 18"
@@ -39,13 +39,13 @@ def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
     order = ["base_lr", "batch", "lr_policy", "gamma", "stepsize", "max_iter", "momentum", "weight_decay", "algorithm"]
 
     def settings(recipe) -> dict:
-        heads = recipe.heads_first
+        heads = recipe.head_warmup
         first = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
-        own = {"lr_policy": "step", "algorithm": "SGD", "heads_first": first}  # the two that training knows
+        own = {"lr_policy": "step", "algorithm": "SGD", "head_warmup": first}  # the two that training knows
         return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}")} | own
 
     table = pd.DataFrame({name: settings(recipe) for name, recipe in by_name.items()})
-    return table.loc[[*order, "loss", "heads_first"]].rename_axis("setting").reset_index()
+    return table.loc[[*order, "loss", "head_warmup"]].rename_axis("setting").reset_index()
 
 
 def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
     rows = []
     for a, name in enumerate(test.classes):
         truth, ours = test.targets[:, a], predicted[:, a]
-        found = evaluation.accuracy(ours, truth)
+        found = metrics.accuracy(ours, truth)
         always = majority[a].expand_as(truth)
         rows.append(
             {
@@ -66,12 +66,12 @@ def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
                 "low": found.low,
                 "high": found.high,
                 "n": found.n,
-                "majority": evaluation.accuracy(always, truth).value,
-                "p": evaluation.compare(ours == truth, always == truth).p,
+                "majority": metrics.accuracy(always, truth).value,
+                "p": statistics.mcnemar(ours == truth, always == truth).p,
             }
         )
     table = pd.DataFrame(rows)
-    return table.assign(**{"Holm's p": evaluation.holm(table.p)})
+    return table.assign(**{"Holm's p": statistics.holm(table.p)})
 
 
 def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _compared(
         (
             name,
             quoted,
-            {p: evaluation.accuracy(of[name], truth[p], people.get(p)) for p, of in predicted.items() if name in of},
+            {p: metrics.accuracy(of[name], truth[p], people.get(p)) for p, of in predicted.items() if name in of},
         )
         for name, quoted in names.items()
     ]
