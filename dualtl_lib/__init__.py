@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from dualtl_lib.data.ckplus import CKPlus
     from dualtl_lib.data.dataset import Faces
     from dualtl_lib.data.splits import random_split, subject_independent
-    from dualtl_lib.evaluate.evaluation import accuracy
+    from dualtl_lib.evaluate.metrics import accuracy
     from dualtl_lib.models.caffenet import AttributeNet, ExpressionNet, Trunk
     from dualtl_lib.models.store import load_model, save_model
     from dualtl_lib.models.weights import load_trunk
-    from dualtl_lib.train.training import CELEBA, CKPLUS, Recipe, fit
+    from dualtl_lib.train.recipe import CELEBA, CKPLUS, Recipe
+    from dualtl_lib.train.trainer import fit
     from dualtl_lib.visualize.deconvnet import Deconvnet
 
 __version__ = "0.1.0"
@@ -24,11 +25,12 @@ _MODULES = {
     "data.ckplus": ("CKPlus",),
     "data.dataset": ("Faces",),
     "data.splits": ("random_split", "subject_independent"),
-    "evaluate.evaluation": ("accuracy",),
+    "evaluate.metrics": ("accuracy",),
     "models.caffenet": ("AttributeNet", "ExpressionNet", "Trunk"),
     "models.store": ("load_model", "save_model"),
     "models.weights": ("load_trunk",),
-    "train.training": ("CELEBA", "CKPLUS", "Recipe", "fit"),
+    "train.recipe": ("CELEBA", "CKPLUS", "Recipe"),
+    "train.trainer": ("fit",),
     "visualize.deconvnet": ("Deconvnet",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -14,7 +14,6 @@ from dualtl_lib.data.ckplus import CKPlus
 from dualtl_lib.experiment import folds, notebooks, pipeline, steps, sweep
 from dualtl_lib.models import precision, store
 from dualtl_lib.report import summary
-from dualtl_lib.train import training
 
 
 class Named:
@@ -111,11 +110,8 @@ def test_a_runs_own_recipe_changes_what_the_budget_gives():
     assert pipeline.recipe(run_of("paper", celeba=dict(max_iter=9)), "celeba").max_iter == 9
     short = pipeline.recipe(run_of(ckplus=dict(head_warmup=dict(max_iter=7))), "ckplus")
     none = pipeline.recipe(run_of(ckplus=dict(head_warmup=None)), "ckplus")
-    warmups = [getattr(r, WARMUP) for r in (quick, short, none)]
+    warmups = [r.head_warmup for r in (quick, short, none)]
     assert warmups == [warmups[0], dataclasses.replace(warmups[0], max_iter=7), None]
-
-
-WARMUP = "head_warmup" if hasattr(training.CELEBA, "head_warmup") else "heads_first"
 
 
 def test_models_start_from_each_other_as_the_paper_says():

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from dualtl_lib import config, files, paper
 from dualtl_lib.cli import main
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import baselines
 from dualtl_lib.experiment import folds, pipeline, pooled, sweep
 from dualtl_lib.experiment.sweep import Job
 from dualtl_lib.models import precision, store
@@ -38,7 +38,10 @@ def test_a_sweep_is_every_combination_once(run_with):
     assert sweep.jobs(config.open_run("embedded")) == []
 
 
-@pytest.mark.parametrize("name", ["subject-all-dual", "subject-all-dual-seed0-fold1-", "x-all-dual-seed0-fold1", "subject-all-dual-seed0-fold0"])
+@pytest.mark.parametrize(
+    "name",
+    ["subject-all-dual", "subject-all-dual-seed0-fold1-", "x-all-dual-seed0-fold1", "subject-all-dual-seed0-fold0"],
+)
 def test_a_wrong_job_says_how_jobs_are_written(name):
     with pytest.raises(ValueError, match=r"job: .*subject-all-dual-seed0-fold1.*found"):
         sweep.parse(name)
@@ -86,7 +89,7 @@ def test_a_job_writes_its_predictions_of_the_test_images(small):
     assert set(fold["predicted"]) == {"fig14", "fig18", "svm"}
     assert fold["covered"].keys() == paper.TABLE6.keys()
     assert fold["covered"]["none"] == fold["predicted"]["fig14"]
-    svm = evaluation.linear_svm(data.subset(split.train), data.subset(split.test))
+    svm = baselines.linear_svm(data.subset(split.train), data.subset(split.test))
     assert fold["predicted"]["svm"] == svm.tolist()
     assert [p.name for p in sweep.path(small, job).parent.iterdir()] == [f"{job}.json"]
 
@@ -262,7 +265,7 @@ def test_early_stops_are_counted_with_the_largest_bound(run_with):
     assert stops.to_numpy().tolist()[-1] == ["fig9", 150, 200, 1, 0.04] and len(stops) == 4
 
 
-STOPPED = {"skipped_from": [150], "skipped_movement": [0.0004]}
+STOPPED = {"stopped_at": 150, "remaining_update": 0.0004}
 
 
 def test_the_command_line_says_what_is_wrong(capsys):

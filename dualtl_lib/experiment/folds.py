@@ -8,10 +8,10 @@ from dualtl_lib import files
 from dualtl_lib.config import Run, Settings
 from dualtl_lib.data import splits
 from dualtl_lib.data.dataset import Faces
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import baselines
 from dualtl_lib.experiment import pipeline, steps, sweep
 from dualtl_lib.models import caffenet, precision
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train.checkpoint import read_metadata
 
 DECIDING = ("weights", "celeba", "ckplus", "person", "peak_frames", "contempt", "crop", "conv1", "recipe")
 
@@ -28,7 +28,7 @@ def run_fold(run: Run, job: sweep.Job) -> Path:
     if job not in (listed := sweep.jobs(run)):
         raise ValueError(f"run {run.name!r} has no job {job}; its sweep has {', '.join(map(str, listed)) or 'none'}")
     result, began = sweep.path(run, job), time.monotonic()
-    begun = metadata(_checkpoint(run, job, "fig14")) or {}  # "auto" is resolved once for a job, by whoever began it
+    begun = read_metadata(_checkpoint(run, job, "fig14")) or {}  # "auto" is resolved once for a job
     run = run.model_copy(update={"precision": begun.get("precision", precision.resolve(run.precision))})
     if result.exists() and settings_of(json.loads(result.read_text()), run) == deciding_settings(run):
         return result
@@ -39,7 +39,7 @@ def run_fold(run: Run, job: sweep.Job) -> Path:
     predicted, covered = {"fig14": predicted14, "fig18": predicted18}, {}
     if job.start == "dual":
         covered = pipeline.covered_predictions(run, fig14, test)
-        predicted["svm"] = evaluation.linear_svm(train, test, seed=job.seed)  # the same for every start
+        predicted["svm"] = baselines.linear_svm(train, test, seed=job.seed)  # the same for every start
     content = {
         "job": job._asdict(),
         "settings": deciding_settings(run),
@@ -112,8 +112,10 @@ def _trained(run: Run, job: sweep.Job, figure: str, trunk: caffenet.Trunk, train
     """A trained model, its predictions of the test images, and where its schedule stopped early."""
     model = steps.initial_model(figure, trunk, train.classes, seed=job.seed)
     recipe, checkpoint = pipeline.recipe(run, steps.STEPS[figure].recipe), _checkpoint(run, job, figure)
-    history = pipeline.fit(model, train, recipe, checkpoint, seed=job.seed, **pipeline.settings(run))
-    return model, pipeline.predict(run, model, test), pipeline.early_stop(history)
+    cached = figure == "fig14"  # Fig. 18's trunk is this job's alone
+    settings = pipeline.settings(run, cached=cached)
+    history = pipeline.fit(model, train, recipe, checkpoint, seed=job.seed, config=settings)
+    return model, pipeline.predict(run, model, test, cached=cached), pipeline.early_stop(history)
 
 
 def done(run: Run) -> list[sweep.Job]:

@@ -20,14 +20,15 @@ from dualtl_lib.data import splits
 from dualtl_lib.data.celeba import CelebA
 from dualtl_lib.data.ckplus import CKPlus, paper_images
 from dualtl_lib.data.dataset import Faces
-from dualtl_lib.evaluate import evaluation, occlusion
+from dualtl_lib.evaluate import baselines, occlusion
 from dualtl_lib.experiment import steps
 from dualtl_lib.models import caffenet, store, weights
 from dualtl_lib.models.precision import accelerator, resolve
 from dualtl_lib.synthetic import faces as synthetic_faces
-from dualtl_lib.train import training
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train import inference, trainer
+from dualtl_lib.train.checkpoint import OtherTraining, read_metadata
 from dualtl_lib.train.frozen import FrozenFeatures
+from dualtl_lib.train.recipe import BUDGETS, Recipe
 
 CELEBA_IMAGES, CELEBA_PEOPLE, CKPLUS_SUBJECTS = 2400, 480, 123  # of the synthetic sets; CK+ has 123 subjects
 FOLDS = 5  # of the subject-independent split; the notebooks train on the first one
@@ -148,20 +149,12 @@ def initial_model(run: Run, key: str, trunk: caffenet.Trunk, classes: Sequence[s
     return steps.initial_model(steps.MODELS[key][0], trunk, classes, seed=run.seed, frozen=_frozen(run, key))
 
 
-def recipe(run: Run, step: str) -> training.Recipe:
+def recipe(run: Run, step: str) -> Recipe:
     """Return the recipe of "celeba" (Table 3), "ckplus" or "heads" (Table 4) in the run's budget, with its changes."""
-    first, second = training.CELEBA, training.CKPLUS
-    if run.budget == "paper":
-        chosen = {"celeba": first, "ckplus": second, "heads": second}[step]
-    else:
-        chosen = {"celeba": first.quick, "ckplus": second.quick, "heads": second.quick_heads}[step]()
-    changes = run.recipe.changes(step)
-    if "head_warmup" in changes:
-        changes["heads_first"] = changes.pop("head_warmup")
-    return chosen.changed(changes)
+    return BUDGETS[run.budget][step].changed(run.recipe.changes(step))
 
 
-def train_model(run: Run, key: str, fabric: Any = None) -> dict[str, list]:
+def train_model(run: Run, key: str, fabric: Any = None) -> dict[str, Any]:
     """Train one model of the run from its data and the model that it starts from.
 
     Args:
@@ -186,15 +179,15 @@ def train_model(run: Run, key: str, fabric: Any = None) -> dict[str, list]:
     return train(run, key, initial_model(run, key, start, classes), data, validation, fabric)
 
 
-def train(run: Run, key: str, model, data, validation, fabric: Any = None) -> dict[str, list]:
+def train(run: Run, key: str, model, data, validation, fabric: Any = None) -> dict[str, Any]:
     """Train a model of the run, or go on where its training stopped, and write it where `model` finds it."""
     chosen = recipe(run, steps.STEPS[steps.MODELS[key][0]].recipe)
     state = run.path / "training" / f"{key}.safetensors"
     every = chosen.max_iter // 2 if run.budget == "quick" else None  # a validation costs many quick iterations
-    options = settings(run) | dict(seed=run.seed, validation=validation, validate_every=every)
-    history = fit(model, data, chosen, state, fabric, **options)
+    config = settings(run, validate_every=every)
+    history = fit(model, data, chosen, state, fabric, seed=run.seed, validation=validation, config=config)
     if fabric is None or fabric.is_global_zero:
-        precision = (metadata(state) or {})["precision"]  # "auto" may mean another to the next process
+        precision = (read_metadata(state) or {})["precision"]  # "auto" may mean another to the next process
         stop = early_stop(history)
         if stop:
             bound = f"remaining update bound {stop['remaining_update']:.1e}"
@@ -204,29 +197,32 @@ def train(run: Run, key: str, model, data, validation, fabric: Any = None) -> di
     return history
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """Return the run's settings that `fit` takes."""
-    how = dict(precision=run.precision, skip_dead_tail=run.stop_early)
-    return how | dict(cache=run.cache_bytes, cache_folder=run.path / "cache")
+def settings(run: Run, *, cached: bool = True, validate_every: int | None = None) -> trainer.TrainerConfig:
+    """Return the run's settings of a training; cached: whether its frozen features are kept on disk for others."""
+    return trainer.TrainerConfig(
+        cache_bytes=run.cache_bytes,
+        cache_dir=run.path / "cache" if cached else None,
+        validate_every=validate_every,
+        stop_early=run.stop_early,
+        precision=run.precision,
+    )
 
 
-def fit(model, data, recipe: training.Recipe, checkpoint: Path, fabric: Any = None, **options: Any) -> dict[str, list]:
+def fit(model, data, recipe: Recipe, checkpoint: Path, fabric: Any = None, **options: Any) -> dict[str, Any]:
     """Train a model on the accelerator; where the checkpoint belongs to another training, anew."""
     with accelerated(model, fabric.device if fabric else None):
         try:
-            return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **options)
-        except training.OtherTraining:  # its data, settings or start have changed; every process gets here
+            return trainer.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **options)
+        except OtherTraining:  # its data, settings or start have changed; every process gets here
             if fabric is None or fabric.is_global_zero:  # the others wait for its checkpoint next
                 print(f"{checkpoint.stem}: training anew, the checkpoint is of other settings, data or weights")
                 checkpoint.unlink(missing_ok=True)
-            return training.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **options)
+            return trainer.fit(model, data, recipe, checkpoint=checkpoint, fabric=fabric, **options)
 
 
-def early_stop(history: dict[str, list]) -> dict[str, Any]:
+def early_stop(history: dict[str, Any]) -> dict[str, Any]:
     """Return at which iteration the schedule stopped early, and the bound of what any weight could still have moved."""
-    if "skipped_from" not in history:
-        return {}
-    return {"stopped_at": history["skipped_from"][0], "remaining_update": history["skipped_movement"][0]}
+    return {key: history[key] for key in ("stopped_at", "remaining_update") if key in history}
 
 
 @contextlib.contextmanager
@@ -240,24 +236,26 @@ def accelerated(model, device: torch.device | None = None) -> Iterator[torch.dev
         model.cpu()
 
 
-def predict(run: Run, model, test, **options: Any) -> Tensor:
-    """Predict the classes of test images, from the feature cache that training has filled where there is one.
+def predict(run: Run, model, test, *, transform=None, cached: bool = True) -> Tensor:
+    """Predict the classes of test images.
 
     Args:
         run: The run.
         model: A model of the run.
         test: N images.
-        **options: transform: A function of images, as occlusion has it.
+        transform: A function of images, as occlusion has it.
+        cached: Whether the frozen features are kept on disk.
 
     Returns:
         int64, shape (N,), or (N, A) for attributes.
     """
     with accelerated(model) as device:
         precision = resolve(run.precision, device)
-        if options or isinstance(model, caffenet.AttributeNet):
-            return evaluation.predict(model, test, precision=precision, **options)
-        features = FrozenFeatures(model, test, run.cache_bytes, run.path / "cache", precision)
-        return evaluation.predict(model, test, features=features)
+        if transform is not None or isinstance(model, caffenet.AttributeNet):
+            return inference.predict(model, test, precision=precision, transform=transform)
+        folder = run.path / "cache" if cached else None
+        features = FrozenFeatures(model, test, cache_bytes=run.cache_bytes, cache_dir=folder, precision=precision)
+        return inference.predict(model, test, features=features)
 
 
 def expression_predictions(run: Run, data: Faces, by_protocol: Mapping[str, splits.Split]) -> Predictions:
@@ -268,7 +266,7 @@ def expression_predictions(run: Run, data: Faces, by_protocol: Mapping[str, spli
         found[protocol] = {
             figure: predict(run, model(run, steps.key(figure, protocol)), test) for figure in ("fig14", "fig18")
         }
-        found[protocol]["svm"] = evaluation.linear_svm(data.subset(split.train), test)
+        found[protocol]["svm"] = baselines.linear_svm(data.subset(split.train), test)
     return found
 
 
@@ -289,7 +287,7 @@ def covered_predictions(run: Run, model, test: Faces, value: int = 0) -> dict[st
         return lambda images: occlusion.cover(images, region, value, test.layout)
 
     return {
-        region: predict(run, model, test, **({} if region == "none" else {"transform": covering(region)}))
+        region: predict(run, model, test, transform=None if region == "none" else covering(region))
         for region in paper.TABLE6
     }
 

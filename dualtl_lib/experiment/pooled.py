@@ -7,9 +7,9 @@ import pandas as pd
 
 from dualtl_lib import files, paper
 from dualtl_lib.config import Run
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import metrics, statistics
 from dualtl_lib.experiment import folds, pipeline, steps, sweep
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train.checkpoint import read_metadata
 
 
 def collect_folds(run: Run, jobs: list[sweep.Job] | None = None) -> pd.DataFrame:
@@ -79,17 +79,18 @@ def table5(collected: pd.DataFrame) -> pd.DataFrame:
             row |= {"low": accuracy.low, "high": accuracy.high}
             if "dual" in right and start != "dual" and len(both := right[["dual", start]].dropna()):
                 who = both.index.get_level_values("person")
-                row["dual vs. this start, p"] = evaluation.compare(both["dual"], both[start]).p
-                row["dual vs. this start, by subject, p"] = evaluation.compare_people(both["dual"], both[start], who)
+                pair = both["dual"], both[start]
+                row["dual vs. this start, p"] = statistics.mcnemar(*pair).p
+                row["dual vs. this start, by subject, p"] = statistics.wilcoxon_by_subject(*pair, who)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _accuracy(right: pd.Series, people, protocol: str) -> evaluation.Accuracy:
+def _accuracy(right: pd.Series, people, protocol: str) -> metrics.Accuracy:
     """The accuracy on images of these people, with the protocol's interval."""
     if protocol == "subject":
-        return evaluation.over_people(right, people)
-    return evaluation.wilson(int(right.sum()), len(right))
+        return statistics.subject_bootstrap(right, people)
+    return statistics.wilson(int(right.sum()), len(right))
 
 
 def table6(collected: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def early_stops(run: Run, jobs: list[sweep.Job]) -> pd.DataFrame:
         A row per model and iteration: model, stopped_at, max_iter, trainings, and the largest remaining update bound of
         any weight in percent of its layer's root mean square.
     """
-    first = json.loads((metadata(run.path / "training" / "celeba.safetensors") or {}).get("history", "{}"))
+    first = json.loads((read_metadata(run.path / "training" / "celeba.safetensors") or {}).get("history", "{}"))
     stops = [("fig9", pipeline.early_stop(first))]
     stops += [stop for fold in read(run, jobs).values() for stop in fold["early_stop"].items()]
     rows = [{"model": model, **stop} for model, stop in stops if stop]
