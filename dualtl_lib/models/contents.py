@@ -52,16 +52,17 @@ def mismatch(where: object, expected: object, found: object, advice: str) -> Val
     return ValueError(f"{where}: expected {expected}, found {found}; {advice}")
 
 
-def unreadable(where: object, expected: str, content: bytes, reason: str) -> ValueError:
+def unreadable(where: object, expected: str, content: bytes, found: str, *, advice: str = "") -> ValueError:
     """The error for bytes that are not of the format that their file's name promises.
 
     Args:
         where: The file, or the part of it.
         expected: The format.
         content: The bytes, or the first of them.
-        reason: What the parser reports.
+        found: What the parser reports of other content than in STARTS.
+        advice: What to do about it.
     """
-    for start, found in STARTS.items():
+    for start, known in STARTS.items():
         if content.lstrip().startswith(start):
-            return ValueError(f"{where}: expected {expected}, found {found}")
-    return mismatch(where, expected, reason, "it is cut off or of another format: fetch it again")
+            return ValueError(f"{where}: expected {expected}, found {known}")
+    return mismatch(where, expected, found, advice or "it is cut off or of another format: fetch it again")

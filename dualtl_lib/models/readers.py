@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,17 +110,13 @@ def _read_pickle(path: Path) -> Contents:
 
 def _not_only_tensors(path: Path, error: Exception) -> ValueError:
     """The error for a file that torch.load refuses; not with torch's text, which advises to unpickle everything."""
-    content, classes = path.read_bytes(), []
-    with contextlib.suppress(Exception):  # it reads a file that may be damaged
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    content, classes = path.read_bytes(), re.findall(r"GLOBAL ([\w.]+)", str(error))
     if b"/code/__torch__" in content:
         classes = ["a TorchScript archive"]
-    if classes:
-        advice = f"nothing in it was run: its maker can save the tensors alone, with {SAVE}"
-        return mismatch(path, "a PyTorch file of tensors only", ", ".join(classes)[:200], advice)
-    reason = f"something else or a damaged file ({type(error).__name__}), of which nothing was run"
+    found = ", ".join(classes)[:200] or f"something else or a damaged file ({type(error).__name__})"
+    advice = f"nothing in it was run: fetch it again, or let its maker save the tensors alone, with {SAVE}"
     # Without the mark of a zip archive, which is what torch.save writes.
-    return unreadable(path, "a PyTorch file of tensors only", content[:64].removeprefix(b"PK"), reason)
+    return unreadable(path, "a PyTorch file of tensors only", content[:64].removeprefix(b"PK"), found, advice=advice)
 
 
 def _flat(state: dict, prefix: str = "", nesting: int = NESTING) -> Iterator[tuple[str, Tensor]]:
@@ -183,7 +180,11 @@ def architecture(metadata: Mapping[str, Any], path: Path) -> tuple[tuple[Layer, 
 
 
 def _parsed(kind: Any, value: Any) -> Any:
-    return pydantic.TypeAdapter(kind, config=STRICT).validate_json(json.dumps(value))
+    try:
+        return pydantic.TypeAdapter(kind, config=STRICT).validate_json(json.dumps(value))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 READERS: dict[str, Callable[[Path], Contents]] = {

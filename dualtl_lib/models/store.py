@@ -85,7 +85,7 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
         if layers is None:
             raise KeyError("layers")
         with torch.device("meta"):
-            trunk = Trunk(layers, metadata["order"], transform, metadata["name"])
+            trunk = Trunk(layers, order=metadata["order"], transform=transform, name=metadata["name"])
             options = {key: metadata[key] for key in ("dropout", "conv5") if key in metadata}
             model = KINDS[kind](trunk, metadata["classes"], **options)
         model.load_state_dict(state, assign=True)

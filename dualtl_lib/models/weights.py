@@ -220,10 +220,10 @@ def _trunk(contents: Contents, path: Path, order: str | None, name: str) -> Trun
         state[f"{layer.name}.bias"] = _checked(contents.tensors, f"{stem}.bias", shape[:1], path)
     try:
         with torch.device("meta"):  # no initial values, so no random numbers are drawn
-            trunk = Trunk(layers, order or contents.order or ORDER, transform, name)
+            trunk = Trunk(layers, order=order or contents.order or ORDER, transform=transform, name=name)
         trunk.load_state_dict(state, assign=True)
     except (ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise mismatch(path, "a network that can be built", error, "make the file again") from error
     return trunk
 
 
