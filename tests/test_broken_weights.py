@@ -74,44 +74,35 @@ def test_a_pickle_with_code_is_not_run(tmp_path, writer):
         path.write_bytes(pickle.dumps({"conv1.weight": Harm(trace)}))
     else:
         torch.save({"conv1.weight": Harm(trace)}, path)
-    with pytest.raises(
-        ValueError, match=r"alexnet.pth: .*found (posix.system|something).*; nothing in it was run"
-    ) as error:
+    with pytest.raises(ValueError, match=r"alexnet.pth: .*(posix.system|something).*; nothing in it was run") as error:
         weights.load_trunk(path)
     assert not trace.exists() and "weights_only" not in str(error.value)  # torch's own text says how to run it
     _ = pickle.loads(path.read_bytes()) if writer == "pickle" else torch.load(path, weights_only=False)
     assert trace.exists()  # the trap does work
 
 
+WHOLE = (torch.int8, torch.uint8, torch.bool)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's, of tensors that it will no longer have
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("endings", "make", "found"),
     [
-        (lambda t: t.to_sparse(), r"torch.float32 \(torch.sparse_coo\)"),
-        (lambda t: t.to("meta"), r"torch.float32 \(meta\)"),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "torch.qint8"),
-        (lambda t: t.to(torch.int8), "torch.int8"),
-        (lambda t: t.to(torch.complex64), "torch.complex64"),
+        ("pth", lambda t: t.to_sparse(), r"torch.float32 \(torch.sparse_coo\)"),
+        ("pth", lambda t: t.to("meta"), r"torch.float32 \(meta\)"),
+        ("pth", lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "torch.qint8"),
+        ("pth", lambda t: t.to(torch.complex64), "torch.complex64"),
+        *(("pth safetensors", lambda t, dtype=dtype: t.to(dtype), str(dtype)) for dtype in WHOLE),
+        ("pth safetensors", lambda t: t[0, 0, 0, 0].clone(), r"\[\]"),
     ],
 )
-def test_numbers_that_are_not_plainly_there(tmp_path, small, make, found):
-    path, state = tmp_path / "odd.pth", {k: torch.from_numpy(v) for k, v in small.items()}
-    torch.save(state | {"conv2.weight": make(state["conv2.weight"])}, path)
-    refused(path, path.read_bytes(), rf"conv2.weight, found {found}")
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"conv1.weight": torch.tensor(1.0)}, r"conv1.weight .*\[4, 3, 3, 3\], found \[\]"),
-        ({"conv1.bias": torch.zeros(5)}, r"conv1.bias .*\[4\], found \[5\]"),
-    ],
-)
-@pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_tensors_of_another_shape(tmp_path, small, change, match, ending):
-    path, state = tmp_path / f"odd.{ending}", {k: torch.from_numpy(v) for k, v in small.items()} | change
-    torch.save(state, path) if ending == "pth" else save_file(state, path)
-    refused(path, path.read_bytes(), match)
+def test_tensors_of_another_kind(tmp_path, small, endings, make, found):
+    state = {k: torch.from_numpy(v) for k, v in small.items()}
+    state |= {"conv2.weight": make(state["conv2.weight"])}
+    for ending in endings.split():
+        path = tmp_path / f"odd.{ending}"
+        torch.save(state, path) if ending == "pth" else save_file(state, path)
+        refused(path, path.read_bytes(), rf"conv2.weight.*found {found}")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps([1, 2]), pickle.dumps({"a": 1})])
@@ -132,17 +123,9 @@ LAYER = SMALL[0]._asdict()
 LAYERS = [
     *([LAYER | wrong] for wrong in ({"groups": 0}, {"maps": "4"}, {"padding": -1}, {"padding": 99}, {"pool": 1})),
     *([LAYER | wrong] for wrong in ({"name": 1}, {"paddi~g": 1}, {"groups": 3}, {"name": "conv1.x"})),
-    [LAYER, LAYER],
-    [],
+    *([LAYER] * 2, []),
 ]
-TRANSFORMS = [
-    {"colour": "RBG"},
-    {"mean": [1, 2]},
-    {"std": [1, 1, 0]},
-    {"scale": math.nan},
-    {"mean": 1},
-    {"scale": 10**400},
-]
+TRANSFORMS = [{"mean": [1, 2]}, {"mean": 1}, {"std": [1, 1, 0]}, {"scale": math.nan}, {"scale": 10**400}, {"colour": 1}]
 
 
 @pytest.mark.parametrize(
@@ -162,13 +145,6 @@ def test_metadata_of_another_kind(tmp_path, small, metadata):
     path = tmp_path / "foreign.safetensors"
     save_file({k: torch.from_numpy(v) for k, v in small.items()}, path, metadata=metadata)
     refused(path, path.read_bytes(), "expected .*, found|order")
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
-def test_safetensors_of_whole_numbers(tmp_path, small, dtype):
-    path = tmp_path / "quantized.safetensors"
-    save_file({k: torch.from_numpy(v).to(dtype) for k, v in small.items()}, path)
-    refused(path, path.read_bytes(), f"conv1.weight, found {dtype}")
 
 
 def test_a_trained_model_of_whole_numbers(tmp_path):
@@ -208,17 +184,11 @@ def test_a_full_disk_leaves_the_old_model(tmp_path):
 
 def mutate(content: bytes, rng: np.random.Generator) -> tuple[bytes, int]:
     """One flipped bit, changed byte, cut end, removed or inserted stretch, and where it is."""
-    kind, at = rng.integers(5), int(rng.integers(len(content)))
-    length = int(rng.integers(1, 20))
-    if kind == 0:
-        return content[:at] + bytes([content[at] ^ 1 << int(rng.integers(8))]) + content[at + 1 :], at
-    if kind == 1:
-        return content[:at] + rng.bytes(1) + content[at + 1 :], at
-    if kind == 2:
-        return content[:at], at
-    if kind == 3:
-        return content[:at] + content[at + length :], at
-    return content[:at] + rng.bytes(length) + content[at:], at
+    at, length = int(rng.integers(len(content))), int(rng.integers(1, 20))
+    flipped = bytes([content[at] ^ 1 << int(rng.integers(8))])
+    changes = ((1, flipped), (1, rng.bytes(1)), (len(content), b""), (length, b""), (0, rng.bytes(length)))
+    removed, inserted = changes[rng.integers(5)]
+    return content[:at] + inserted + content[at + removed :], at
 
 
 def survives(path, good: bytes, small: dict, mutations: int, exactly: bool) -> int:

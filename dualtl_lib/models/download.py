@@ -64,10 +64,8 @@ def fetch(url: str, target: Path, *, checksum: str, size: int | None = None) -> 
     except ConnectionError:
         raise
     except OSError as error:
-        advice = f"cannot write {target.name} there ({error.strerror}): make room, or name another folder"
-        raise OSError(
-            error.errno, f"{advice} with the environment variable DUALTL_CACHE", str(target.parent)
-        ) from error
+        problem = f"cannot write {target.name} ({error.strerror}); make room, or name another folder in DUALTL_CACHE"
+        raise OSError(error.errno, problem, str(target.parent)) from error
     return target
 
 

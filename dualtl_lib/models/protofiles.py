@@ -15,8 +15,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from dualtl_lib.models.contents import Contents, Geometry, mismatch, unreadable
 
-LIMIT = 2**31 - 1  # bytes: no protocol buffer is larger
-
 # Names are bytes, which need not be valid text, and blobs are bytes until they are needed.
 CAFFE = {
     "NetParameter": "bytes name=1; V1LayerParameter[] layers=2; LayerParameter[] layer=100",  # layers: before 2015
@@ -75,13 +73,6 @@ def _parse(kind: Any, content: bytes, where: object, expected: str) -> Any:
         raise unreadable(where, expected, content, f"{len(content)} bytes that do not parse as one") from error
 
 
-def _content(path: Path) -> bytes:
-    size = path.stat().st_size
-    if not 0 < size <= LIMIT:
-        raise mismatch(path, f"a model file of 1 to {LIMIT} bytes", f"{size} bytes", "fetch it again")
-    return path.read_bytes()
-
-
 def _text(name: bytes) -> str:
     return name.decode(errors="replace")
 
@@ -123,7 +114,7 @@ def read_caffemodel(path: Path) -> Contents:
     Raises:
         ValueError: If it is no such file, or has a form that is not read.
     """
-    net = _parse(_CAFFE["NetParameter"], _content(path), path, "a Caffe model")
+    net = _parse(_CAFFE["NetParameter"], path.read_bytes(), path, "a Caffe model")
     if any(layer.v0 for layer in net.layers):
         found = "Caffe's form before 2014 (V0), which is not read"
         raise mismatch(path, "`layer` or `layers`", found, "convert it with Caffe's upgrade_net_proto_binary")
@@ -166,9 +157,7 @@ def _tensor(tensor: Any, where: str) -> np.ndarray:
     kind = np.dtype(ONNX_FLOAT[tensor.data_type])
     if tensor.raw_data:
         if len(tensor.raw_data) % kind.itemsize:
-            raise mismatch(
-                where, f"numbers of {kind.itemsize} bytes", f"{len(tensor.raw_data)} bytes", "fetch it again"
-            )
+            raise mismatch(where, f"{kind.itemsize} bytes a number", f"{len(tensor.raw_data)} bytes", "fetch it again")
         values = np.frombuffer(tensor.raw_data, kind)
     elif kind.itemsize == 2:  # the bits of each, in an int32
         values = np.array(tensor.int32_data, np.int64).astype("<u2").view(kind)
@@ -187,7 +176,7 @@ class _Graph:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self.made_by = {name: node for node in graph.node for name in node.output}
 
-    def constant(self, name: bytes, convolution: str) -> np.ndarray:
+    def read(self, name: bytes, convolution: str) -> np.ndarray:
         """The numbers of an initializer or a Constant node, directly or through Identity and Cast."""
         where, kind, half = f"{self.path}: {_text(name)!r} of {convolution}", b"", False
         for _ in range(len(self.made_by) + 1):  # a cycle ends
@@ -219,14 +208,14 @@ def read_onnx(path: Path) -> Contents:
     Raises:
         ValueError: If it is no such file, or has a form that is not read.
     """
-    graph = _parse(_ONNX["ModelProto"], _content(path), path, "an ONNX model").graph
+    graph = _parse(_ONNX["ModelProto"], path.read_bytes(), path, "an ONNX model").graph
     constants, tensors, geometry = _Graph(graph, path), {}, {}
     nodes = [node for node in graph.node if node.op_type in (b"Conv", b"FusedConv")]  # the latter: ONNX Runtime's
     for number, node in enumerate(nodes, 1):
         name = f"conv{number}"
         for key, source in zip(("weight", "bias"), node.input[1:], strict=False):
             if source:  # "" stands for an input that is left out
-                tensors[f"{name}.{key}"] = constants.constant(source, f"convolution {number}")
+                tensors[f"{name}.{key}"] = constants.read(source, f"convolution {number}")
         geometry[name] = _onnx_geometry(node, tensors.get(f"{name}.weight"), f"{path}: {name}")
     types = [_text(node.op_type) for node in graph.node]
     if not nodes:
@@ -239,15 +228,13 @@ def read_onnx(path: Path) -> Contents:
 def _onnx_geometry(node: Any, weight: np.ndarray | None, where: str) -> Geometry:
     """Of a Conv node; auto_pad is resolved where it does not depend on the size of the image."""
     attributes = {a.name: a for a in node.attribute}
-    stride, padding, dilation = (
-        tuple(attributes[n].ints) if n in attributes else () for n in (b"strides", b"pads", b"dilations")
-    )
+    lists = (b"strides", b"pads", b"dilations")
+    stride, padding, dilation = (tuple(attributes[n].ints) if n in attributes else () for n in lists)
     auto = attributes[b"auto_pad"].s if b"auto_pad" in attributes else b""
     if auto.startswith(b"SAME"):
         sides = () if weight is None else weight.shape[2:]
         if set(stride) - {1} or not all(side % 2 for side in sides):
-            raise mismatch(
-                where, "pads in numbers", f"auto_pad {_text(auto)}, strides {stride}", "export explicit pads"
-            )
+            found = f"auto_pad {_text(auto)}, strides {stride}"
+            raise mismatch(where, "pads in numbers", found, "export explicit pads")
         padding = tuple(side // 2 for side in sides)
     return Geometry.of(stride, padding, attributes[b"group"].i if b"group" in attributes else 1, dilation)

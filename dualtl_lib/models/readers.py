@@ -37,11 +37,13 @@ def read(path: Path) -> Contents:
 
 
 def check_file(path: Path) -> None:
-    """Raise FileNotFoundError for a missing file, ValueError for a folder."""
+    """Raise FileNotFoundError for a missing file, ValueError for a folder or an empty file."""
     if path.is_dir():
         raise mismatch(path, "a file", "a folder", "name the file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; name one that exists, or a name of `weights list`")
+    if not path.stat().st_size:
+        raise mismatch(path, "a model file", "0 bytes", "fetch it again")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
