@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import wire_formats
 
 from dualtl_lib import config, files
 from dualtl_lib.experiment import pipeline
-from dualtl_lib.models.caffenet import CAFFENET, Trunk
+from dualtl_lib.models import weights
+from dualtl_lib.models.caffenet import CAFFENET, Preprocessing, Trunk
 
 torch.set_num_threads(1)  # two tests run at a time
 
@@ -67,6 +70,16 @@ def shallow() -> Trunk:
     for layer in trunk.layers:
         torch.nn.init.normal_(trunk.get_submodule(layer.name).weight, std=0.05)
     return trunk
+
+
+@pytest.fixture
+def small(monkeypatch) -> dict[str, np.ndarray]:
+    """Weights of a small network, which stands in CaffeNet's place."""
+    monkeypatch.setitem(weights.ARCHITECTURES, "caffenet", (wire_formats.SMALL, Preprocessing()))
+    trunk, generator = Trunk(wire_formats.SMALL), torch.Generator().manual_seed(0)
+    for p in trunk.parameters():
+        torch.nn.init.normal_(p, generator=generator)
+    return wire_formats.numbers(trunk)
 
 
 @pytest.fixture
