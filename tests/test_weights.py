@@ -49,7 +49,7 @@ def ours(trunk: Trunk, x: torch.Tensor) -> dict[str, np.ndarray]:
     for layer in trunk.layers:
         n = layer.name[-1]
         found[layer.name] = x = trunk.get_submodule(layer.name)(x)
-        found[f"relu{n}"] = x = trunk.relu(x)
+        found[f"relu{n}"] = x = x.relu()
         steps = [("pool", torch.nn.MaxPool2d(3, 2, ceil_mode=True))] * layer.pool + [("norm", trunk.norm)] * layer.norm
         for name, step in steps if trunk.order == "pool-norm" else steps[::-1]:
             found[name + n] = x = step(x)
