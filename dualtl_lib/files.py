@@ -80,6 +80,17 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
+def count(n: int, one: str, many: str) -> str:
+    """A number with the noun in its right form: count(1, "person", "people") is "1 person".
+
+    Args:
+        n: The number.
+        one: The noun for exactly one.
+        many: The noun for any other number.
+    """
+    return f"{n} {one if n == 1 else many}"
+
+
 def fingerprint(*parts: bytes) -> str:
     """The first 16 hex digits of the SHA-256 of these bytes."""
     digest = hashlib.sha256()
