@@ -141,7 +141,7 @@ def test_code_of_an_uploaded_face(studio, tmp_path, monkeypatch):
 def test_strip_holds_unseen_faces_of_every_expression(studio):
     assert set(studio.names[:8]) == set(studio.data.classes)
     with pytest.warns(UserWarning, match="fewer than the paper"):
-        (split,) = splits.random_split(studio.data, studio.run.seed)
+        (split,) = splits.random_split(studio.data, seed=studio.run.seed)
     assert set(studio.rows) <= set(split.test.tolist())
 
 

@@ -47,7 +47,7 @@ def celeba(run: config.Run, split: str = "train") -> CelebA:
         root = synthetic_faces.write_celeba(
             _synthetic("celeba", run), people=CELEBA_PEOPLE, images=CELEBA_IMAGES, seed=run.seed
         )
-        return CelebA(root, split=split, cache=root.parent / "cache")
+        return CelebA(root, split=split, cache_dir=root.parent / "cache")
     return CelebA(files.expand(run.celeba), split=split)
 
 
@@ -55,7 +55,7 @@ def ckplus(run: config.Run) -> CKPlus:
     """The run's expressions (section 4.3.1). In CK+'s official layout as many images as the paper has, 1875."""
     if run.ckplus == "synthetic":
         root = synthetic_faces.write_ckplus(_synthetic("ckplus", run), subjects=CKPLUS_SUBJECTS, seed=run.seed)
-        return paper_images(root, seed=run.seed, cache=root.parent / "cache")
+        return paper_images(root, seed=run.seed, cache_dir=root.parent / "cache")
     settings = {key: getattr(run, key) for key in ("person", "peak_frames", "contempt", "crop")}
     return paper_images(files.expand(run.ckplus), seed=run.seed, **settings)
 
@@ -189,7 +189,7 @@ def protocols(run: config.Run, data: CKPlus) -> dict[str, splits.Split]:
         raise ValueError(f"expected two classes or more to tell apart, found {', '.join(data.classes)}")
     folds = min(FOLDS, len(set(data.people)))
     return {
-        "random": splits.random_split(data, run.seed)[0],
+        "random": splits.random_split(data, seed=run.seed)[0],
         "people": splits.subject_independent(data, folds=folds, seed=run.seed)[0],
     }
 

@@ -452,7 +452,7 @@ def _chosen(data, seed: int) -> list[int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small set is told of by the notebooks that train
         try:
-            test = splits.random_split(data, seed)[0].test
+            test = splits.random_split(data, seed=seed)[0].test
         except ValueError:
             test = np.arange(len(data))
     labels = np.asarray(data.targets)[test]
