@@ -1,12 +1,10 @@
 """The image cache: faces are cut out once and kept in one memory-mapped file."""
 
-import functools
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ from dualtl_lib import files
 from dualtl_lib.data import crop
 from dualtl_lib.data.notices import Notices, some
 
-CHUNK = 32  # pictures a thread takes at a time
+VERSION = Path(crop.__file__).read_bytes()  # a changed crop is never mixed with an old one
 FLAT = 8  # of 255: a picture whose values span less shows nothing
 
 
@@ -65,12 +63,12 @@ class Loaded(NamedTuple):
     Attributes:
         images: Those that could be read.
         kept: Their indices among the pictures that were to be read, int64, shape (N,).
-        digests: A hash of each one's pixels; "" for a picture of one colour.
+        digests: A hash of each one's pixels, N strings; "" for a picture of one colour.
     """
 
     images: Images
     kept: np.ndarray
-    digests: list[str]
+    digests: np.ndarray
 
 
 def load_files(
@@ -94,18 +92,13 @@ def load_files(
 
     Raises:
         ValueError: If none of the pictures can be read.
-        crop.ReadFailure, MemoryError: If a file could not be read just now; nothing is kept then.
+        crop.ReadFailure: If a file could not be read just now; nothing is kept then.
         OSError: If the cache cannot be written or read.
     """
     paths, boxes = [root / name for name in names], boxes or [None] * len(names)
-    parts = [Path(crop.__file__).read_bytes(), mode.encode()]
-    for name, digest, box in zip(names, file_digests(paths), boxes, strict=True):
-        parts.append(f"\n{name}\0{digest}\0{box}".encode("utf-8", "surrogateescape"))
-
-    def cut(i: int) -> crop.Cut:
-        return crop.cut(paths[i], mode=mode, box=boxes[i])
-
-    return load(files.fingerprint(*parts), names, cut, notices, cache_dir=cache_dir)
+    parts = [f"\n{name}\0{digest}\0{box}" for name, digest, box in zip(names, file_digests(paths), boxes, strict=True)]
+    key = files.fingerprint(VERSION, mode.encode(), "".join(parts).encode("utf-8", "surrogateescape"))
+    return load(key, names, lambda i: crop.cut(paths[i], mode=mode, box=boxes[i]), notices, cache_dir=cache_dir)
 
 
 def load(
@@ -137,38 +130,34 @@ def load(
     try:
         try:
             pixels, about = _open(path, len(names))
-        except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError):  # numpy's and json's
+        except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError):  # numpy's and json's, of a damaged file
             _make(path, len(names), cut)
             pixels, about = _open(path, len(names))
     except crop.ReadFailure:
         raise
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot keep decoded faces in {folder} ({error.strerror or error}): name another folder with "
-            "cache_dir=… or the environment variable DUALTL_CACHE",
-        ) from error
-    unreadable = {int(i): reason for i, reason in about["unreadable"].items()}
-    if len(unreadable) == len(names):
-        reasons = some(list(unreadable.values()))
-        raise ValueError(f"{names[0]}, …: none of {len(names)} pictures could be read ({reasons}); get them anew")
-    notices.add("pictures left out", *(f"{names[i]}: {reason}" for i, reason in unreadable.items()))
+        what = f"cannot keep decoded faces in {folder} ({error.strerror or error})"
+        raise OSError(error.errno, f"{what}: name another with cache_dir=… or DUALTL_CACHE") from error
     for reason, indices in about["notes"].items():
         notices.add(reason, *(names[i] for i in indices))
+    unreadable = {int(i): f"{names[int(i)]}: {reason}" for i, reason in about["unreadable"].items()}
+    if len(unreadable) == len(names):
+        raise ValueError(
+            f"none of {len(names)} pictures can be read ({some(list(unreadable.values()))}); get them anew"
+        )
+    notices.add("pictures left out", *unreadable.values())
     kept = np.array([i for i in range(len(names)) if i not in unreadable], np.int64)
-    return Loaded(Images(pixels, kept), kept, [about["digests"][i] for i in kept])
+    return Loaded(Images(pixels, kept), kept, np.array(about["digests"])[kept])
 
 
 def _open(path: Path, n: int) -> tuple[np.memmap, dict[str, Any]]:
-    """The pixels of n pictures, and what stands behind them in the file: digests, notes, unreadable pictures."""
+    """The pixels of n pictures, and what is written behind them: digests, notes, unreadable pictures."""
     pixels = np.load(path, mmap_mode="r")
-    if pixels.shape != (n, 3, crop.SIZE, crop.SIZE) or pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: expected {n} faces, found {pixels.dtype} {pixels.shape}")
     with open(path, "rb") as file:
         file.seek(pixels.offset + pixels.nbytes)
         about = json.load(file)
-    if about["n"] != n:
-        raise ValueError(f"{path}: expected notes of {n} faces, found {about['n']}")
+    if (about["n"], pixels.dtype, *pixels.shape) != (n, np.uint8, n, 3, crop.SIZE, crop.SIZE):
+        raise ValueError(f"{path}: expected {n} faces, found {pixels.dtype} {pixels.shape}")
     return pixels, about
 
 
@@ -176,76 +165,56 @@ def _make(path: Path, n: int, cut: Callable[[int], crop.Cut]) -> None:
     """Cut all faces into a .npy file, and write what was noted behind its pixels, as JSON."""
     digests, unreadable, notes = [""] * n, {}, {}
     with files.atomic_write(path) as part:
-        pixels = np.lib.format.open_memmap(
-            part, mode="w+", dtype=np.dtype(np.uint8), shape=(n, 3, crop.SIZE, crop.SIZE)
-        )
+        shape = (n, 3, crop.SIZE, crop.SIZE)
+        pixels = np.lib.format.open_memmap(part, mode="w+", dtype=np.dtype(np.uint8), shape=shape)
         files.reserve(part)
 
-        def work(chunk: range) -> int:
-            for i in chunk:
-                try:
-                    pixels[i], note, doubts = cut(i)
-                except ValueError as error:
-                    unreadable[i] = str(error)
-                    continue
-                reasons = [f"{note}: centre square taken"] * bool(note) + list(doubts)
-                if np.ptp(pixels[i], axis=(1, 2)).max() < FLAT:
-                    reasons.append("pictures of one colour, which show nothing")
-                else:
-                    digests[i] = hashlib.blake2b(pixels[i].tobytes(), digest_size=16).hexdigest()
-                for reason in reasons:
-                    notes.setdefault(reason, []).append(i)
-            return len(chunk)
+        def work(i: int) -> None:
+            try:
+                face, note, doubts = cut(i)
+            except ValueError as error:
+                unreadable[i] = str(error)
+                return
+            pixels[i] = face
+            if np.ptp(face, axis=(1, 2)).max() < FLAT:
+                doubts = (*doubts, "pictures of one colour, which show nothing")
+            else:
+                digests[i] = hashlib.blake2b(face.tobytes(), digest_size=16).hexdigest()
+            for reason in (*doubts, *[f"{note}: centre square taken"] * bool(note)):
+                notes.setdefault(reason, []).append(i)
 
-        _in_parallel(work, n, "cutting out faces")
+        _in_parallel(work, range(n), "cutting out faces")
         pixels.flush()
         notes = {reason: sorted(indices) for reason, indices in sorted(notes.items())}
-        unreadable = dict(sorted(unreadable.items()))
+        about = dict(n=n, digests=digests, unreadable=dict(sorted(unreadable.items())), notes=notes)
         with open(part, "ab") as file:
-            file.write(json.dumps(dict(n=n, digests=digests, unreadable=unreadable, notes=notes)).encode())
+            file.write(json.dumps(about).encode())
 
 
 def file_digests(paths: Sequence[Path]) -> list[str]:
-    """The SHA-256 of each file's bytes; "missing" for a file that is not there, of which decoding makes a notice.
+    """The SHA-256 of each file's bytes.
 
     Raises:
         crop.ReadFailure: If the system could not read a file.
     """
-    digests = [""] * len(paths)
-
-    def work(chunk: range) -> int:
-        for i in chunk:
-            try:
-                about = os.stat(paths[i])
-                version = (about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino)
-                digests[i] = _file_digest(str(paths[i].absolute()), version)
-            except FileNotFoundError:
-                digests[i] = "missing"
-            except OSError as error:
-                raise crop.read_failure(paths[i], error) from error
-        return len(chunk)
-
-    _in_parallel(work, len(paths), "looking for changes")
-    return digests
+    return _in_parallel(_file_digest, paths, "looking for changes")
 
 
-@functools.cache  # the parts of a set are opened one after another, and each time its files are the same
-def _file_digest(path: str, version: tuple[int, ...]) -> str:
-    """The SHA-256 of a file's bytes, read again in this process only when its size, times or inode change."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _file_digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise crop.read_failure(path, error) from error
 
 
-def _in_parallel(work: Callable[[range], int], n: int, title: str) -> None:
-    """Call work(range) for all of range(n), in threads: reading, decoding and detection run outside Python's lock."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(threads)
-    chunks = [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
-    with warnings.catch_warnings(), tqdm(total=n, desc=title, unit="face", delay=1) as bar:
+def _in_parallel(work: Callable, items: Sequence, title: str) -> list:
+    """What `work` gives for each item, in threads: reading, decoding and detection run outside Python's lock."""
+    pool = ThreadPoolExecutor()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is allowed, a bomb is an error
         warnings.filterwarnings("ignore", module="PIL")  # oddities in metadata
         try:
-            for done in as_completed([pool.submit(work, chunk) for chunk in chunks]):
-                bar.update(done.result())
+            return list(tqdm(pool.map(work, items), total=len(items), desc=title, unit="face", delay=1))
         finally:  # also on Ctrl-C: drop what has not begun, wait for what has
             pool.shutdown(cancel_futures=True)

@@ -18,6 +18,7 @@ from dualtl_lib import files, paper
 from dualtl_lib.data import cache
 from dualtl_lib.data.crop import Box
 from dualtl_lib.data.dataset import Faces, joined, notice_identical
+from dualtl_lib.data.expressions import known_boxes
 from dualtl_lib.data.notices import Notices, some
 from dualtl_lib.data.paths import nfc, picture_files
 
@@ -61,49 +62,36 @@ class CelebA(Faces):
         transform: Callable[[Tensor], Tensor] | None = None,
         cache_dir: str | Path | None = None,
     ):
-        root = files.expand(root, Path())
+        root, notices = files.expand(root, Path()), Notices()
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split is one of {', '.join(SPLITS)} or 'all', not {split!r}")
-        notices, folder = Notices(), _image_folder(root)
+        folder = _image_folder(root)
         path = _list_file(root, LABELS, notices)
         if path is None:
-            raise FileNotFoundError(
-                f"{root}: expected {LABELS}.txt or .csv there, in Anno/ or in Eval/, found neither; it comes with "
-                "CelebA and names each image's 40 attributes"
-            )
+            where = f"{LABELS}.txt or .csv there, in Anno/ or in Eval/"
+            raise FileNotFoundError(f"{root}: expected {where}, found neither; it comes with CelebA's pictures")
         labels = read_attributes(path, attributes, notices=notices)
         pictures = _pictures(root, folder, notices)
-        notices.add("pictures the list does not name", *sorted(pictures.keys() - set(labels.index)))
-        notices.add("rows without a picture", *sorted(set(labels.index) - pictures.keys()))
         names = sorted(pictures.keys() & set(labels.index))
+        notices.add("pictures the list does not name", *sorted(pictures.keys() - set(names)))
+        notices.add("rows without a picture", *sorted(set(labels.index) - set(names)))
         people = _people(root, names, notices)
         if split != "all":
-            part = _parts(root, names, pictures, people, seed, notices)
+            part = _parts(root, {name: pictures[name] for name in names}, people, seed, notices)
             names = [name for name in names if part.get(name) == split]
         if not names:
             raise ValueError(f"{root}: no picture with labels is in split {split!r} ({notices}); put that right")
         wild = folder.name == FOLDERS[2]
-        boxes = _boxes(root, names, notices) if wild else None
-        mode, layout = ("face", "detected") if wild else ("centre", "celeba")
+        mode, boxes = ("face", _boxes(root, names, notices)) if wild else ("centre", None)
         paths = [pictures[name] for name in names]
         loaded = cache.load_files(root, paths, notices, mode=mode, boxes=boxes, cache_dir=cache_dir)
         names, paths = [names[i] for i in loaded.kept], [paths[i] for i in loaded.kept]
-        targets = torch.from_numpy(labels.loc[names].to_numpy(np.int64))
-        notice_identical(paths, targets.numpy(), loaded.digests, notices)
+        targets = labels.loc[names].to_numpy()
+        notice_identical(paths, targets, loaded.digests, notices)
         notices.warn(root)
-        people = [people.get(name, name) for name in names]
-        super().__init__(
-            loaded.images,
-            targets,
-            attributes,
-            people,
-            names,
-            paths,
-            report=notices.counts(),
-            layout=layout,
-            digests=loaded.digests,
-            transform=transform,
-        )
+        who, layout = np.array([people[name] for name in names]), "detected" if wild else "celeba"
+        columns = (loaded.images, torch.from_numpy(targets), tuple(attributes), who, np.array(names), paths)
+        super().__init__(*columns, notices.counts(), layout, digests=loaded.digests, transform=transform)
 
 
 def _image_folder(root: Path) -> Path:
@@ -137,15 +125,11 @@ def _pictures(root: Path, folder: Path, notices: Notices) -> dict[str, str]:
 
 def _list_file(root: Path, name: str, notices: Notices) -> Path | None:
     """A list in its usual places, or else one folder deeper, where that is one file."""
-    places = [root, root / "Anno", root / "Eval"]
-    for suffix in (".txt", ".csv"):
-        for path in (place / f"{name}{suffix}" for place in places):
-            if path.is_file():
-                return path
-    deeper = [path for place in places for suffix in ("txt", "csv") for path in place.glob(f"*/{name}.{suffix}")]
-    deeper = [path for path in dict.fromkeys(deeper) if path.is_file()]
-    if len(deeper) != 1:
-        return None
+    places = [root / place / f"{name}{suffix}" for suffix in (".txt", ".csv") for place in ("", "Anno", "Eval")]
+    deeper = {path for place in places for path in place.parent.glob(f"*/{place.name}")} - set(places)
+    usual, deeper = ([path for path in paths if path.is_file()] for paths in (places, sorted(deeper)))
+    if usual or len(deeper) != 1:
+        return next(iter(usual), None)
     notices.add("lists in a folder where they are not expected, read all the same", deeper[0].relative_to(root))
     return deeper[0]
 
@@ -164,51 +148,32 @@ def read_list(path: Path, *, header: bool, notices: Notices) -> pd.DataFrame:
     Raises:
         ValueError: If a .csv is not separated by commas.
     """
-    is_csv = path.suffix == ".csv"
+    is_csv, name = path.suffix == ".csv", path.name
     lines = nfc(path.read_bytes().decode("utf-8-sig", "replace")).splitlines()
     rows = [[f.strip(' \t"') for f in line.split(",")] if is_csv else line.split() for line in lines]
     if is_csv and rows and len(rows[0]) == 1:
-        raise ValueError(
-            f"{path}: expected names of columns separated by commas in line 1, found {lines[0][:80]!r}; save the list "
-            "with commas"
-        )
-    count = rows.pop(0) if header and not is_csv and rows else None
+        raise ValueError(f"{path}: expected names separated by commas in line 1, found {lines[0][:80]!r}")
+    promised = "".join(rows.pop(0)) if header and not is_csv and rows else None
     columns = rows.pop(0) if (header or is_csv) and rows else []
     rows = [row for row in rows if any(row)]
-    _check_count(path, count, len(rows), notices)
+    if promised not in (None, str(len(rows))):
+        notices.add(f"{name}: line 1 promises {promised!r} rows, found {len(rows)}: cut off or edited", name)
     if is_csv and len(columns) > 2 and re.fullmatch(r"(Unnamed: ?\d+)?", columns[0]):
-        notices.add(f"{path.name}: a first column without a name, taken for pandas' row numbers", columns[1])
+        notices.add(f"{name}: a first column without a name, taken for pandas' row numbers", columns[1])
         columns, rows = columns[1:], [row[1:] for row in rows]
-    lengths = Counter(map(len, rows)).most_common(1) or [(1, 0)]
-    width = len(columns) + (not is_csv) if columns else lengths[0][0]
-    ragged = [row[0] if row else "an empty row" for row in rows if len(row) != width]
-    notices.add(f"{path.name}: rows without exactly {width - 1} values, left out", *ragged)
+    usual, _ = (Counter(map(len, rows)).most_common(1) or [(1, 0)])[0]
+    width = len(columns) + (not is_csv) if columns else usual
+    ragged = [" ".join(row[:1]) for row in rows if len(row) != width]
+    notices.add(f"{name}: rows without exactly {width - 1} values, left out", *ragged)
     table = pd.DataFrame([row for row in rows if len(row) == width], columns=range(width), dtype=str)
-    table = _one_row_each(path, table, notices).set_index(0)
-    return table.set_axis(columns[is_csv:] or range(width - 1), axis=1)
-
-
-def _check_count(path: Path, fields: list[str] | None, n: int, notices: Notices) -> None:
-    """Whether a list has as many rows as its first line states."""
-    if fields is None:
-        return
-    if len(fields) != 1 or not re.fullmatch(r"\d{1,9}", fields[0], re.ASCII):
-        notices.add(f"{path.name}: expected the number of rows in line 1", f"found {some(fields) or 'nothing'}")
-    elif int(fields[0]) != n:
-        notices.add(f"{path.name}: line 1 promises {int(fields[0])} rows, found {n}", "cut off or edited")
-
-
-def _one_row_each(path: Path, table: pd.DataFrame, notices: Notices) -> pd.DataFrame:
-    """The rows with their pictures' names, column 0, without ending; paths and contradictions are left out."""
     table[0] = table[0].str.replace(rf"^(?:{'|'.join(FOLDERS)})/", "", regex=True)
-    elsewhere = table[0].str.contains(r"[/\\]")
-    notices.add(f"{path.name}: rows with a path where a picture's name is expected, left out", *table[0][elsewhere])
-    table = table[~elsewhere].copy()
-    table[0] = table[0].map(lambda name: Path(name).stem)
-    table = table.drop_duplicates()
-    twice = table[0].duplicated(keep=False)
-    notices.add(f"{path.name}: pictures with two different rows, left out", *sorted(set(table[0][twice])))
-    return table[~twice]
+    elsewhere = table[0].str.contains(r"[/\\]").to_numpy(bool)
+    notices.add(f"{name}: rows with a path where a picture's name is expected, left out", *table[0][elsewhere])
+    table[0] = table[0].map(lambda text: Path(text).stem)
+    table = table.loc[~elsewhere].drop_duplicates()
+    twice = table.duplicated(subset=0, keep=False).to_numpy(bool)
+    notices.add(f"{name}: pictures with two different rows, left out", *sorted(set(table[0][twice])))
+    return table.loc[~twice].set_index(0).set_axis(columns[is_csv:] or range(width - 1), axis=1)
 
 
 def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Notices | None = None) -> pd.DataFrame:
@@ -238,62 +203,62 @@ def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Not
             f"{path}: expected one column for each attribute, found none or several for {', '.join(unknown)}; "
             f"the list has {len(columns)} columns, {some(columns, 40)} ({counted}); name some of these"
         )
-    values = table.apply(pd.to_numeric, errors="coerce")
-    absent = -1 if values.eq(-1).any(axis=None) else 0
-    usable = values.isin([absent, 1]).all(axis=1)
-    if absent == 0 and values[usable].eq(0).any(axis=None):
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    absent = -1 if (values == -1).sum() >= (values == 0).sum() else 0
+    usable = np.asarray(np.isin(values, [absent, 1]).all(axis=1))
+    if absent == 0 and (values[usable] == 0).any():
         counted.add(f"{path.name}: labels 0 and 1 in place of -1 and 1, read as absent and present", path.name)
-    if not table[usable].isin(["-1", "0", "1"]).all(axis=None):
+    if not table.loc[usable].isin(["-1", "0", "1"]).to_numpy().all():
         counted.add(f"{path.name}: labels such as 1.0 in place of 1, read as 1", path.name)
     counted.add(f"{path.name}: rows with a value other than {absent} and 1, left out", *table.index[~usable])
     if notices is None:
         counted.warn(path.parent)
     if not usable.any():
         raise ValueError(f"{path}: no usable row among {len(table)} ({counted}); get the list anew")
-    return values.loc[usable, attributes].eq(1).astype(np.int64)
+    chosen = [columns.index(attribute) for attribute in attributes]
+    return pd.DataFrame((values[usable][:, chosen] == 1).astype(np.int64), table.index[usable], attributes)
 
 
 def _people(root: Path, names: Sequence[str], notices: Notices) -> dict[str, str]:
-    """Who each picture shows, by identity_CelebA.txt; without that file, or a row in it, nobody is known."""
-    path = _list_file(root, "identity_CelebA", notices)
-    if path is None:
-        return {}
-    table = read_list(path, header=False, notices=notices)
-    people = table.iloc[:, 0].to_dict() if table.shape[1] == 1 else {}
-    notices.add(f"{path.name}: no person is named for pictures", *(name for name in names if name not in people))
-    return people
+    """Who each picture shows, by identity_CelebA.txt; without that file, or a row in it, somebody of its own."""
+    rows = _rows(root, "identity_CelebA", 1, notices) or {}
+    unknown = [name for name in names if name not in rows]
+    notices.add("identity_CelebA: no person is named for pictures", *unknown, quiet=not rows)
+    return {name: rows[name][0] if name in rows else name for name in names}
 
 
-def _parts(
-    root: Path, names: list[str], pictures: dict[str, str], people: dict[str, str], seed: int, notices: Notices
-) -> dict[str, str]:
+def _parts(root: Path, pictures: dict[str, str], people: dict[str, str], seed: int, notices: Notices) -> dict[str, str]:
     """The split each picture belongs to; pictures that a partition file does not place are in none."""
-    path = _list_file(root, "list_eval_partition", notices)
-    if path is not None:
-        table = read_list(path, header=False, notices=notices)
-        codes = pd.to_numeric(table.iloc[:, 0], errors="coerce") if table.shape[1] == 1 else pd.Series(dtype=float)
-        placed = {name: SPLITS[int(code)] for name, code in codes[codes.isin([0, 1, 2])].items()}
-        lost = [name for name in names if name not in placed]
-        notices.add(f"{path.name}: expected 0, 1 or 2 for each picture, found something else or no row", *lost)
+    rows = _rows(root, "list_eval_partition", 1, notices)
+    if rows is not None:
+        codes = dict(zip(("0", "1", "2"), SPLITS, strict=True))
+        placed = {name: codes.get(rows.get(name, [""])[0].removesuffix(".0"), "") for name in pictures}
+        lost = [name for name, split in placed.items() if not split]
+        notices.add("list_eval_partition: expected 0, 1 or 2 for each picture, found something else or no row", *lost)
         return placed
-    if len(names) == FULL:
-        return {name: SPLITS[np.searchsorted(OFFICIAL_ENDS, i)] for i, name in enumerate(names, 1)}
-    digests = cache.file_digests([root / pictures[name] for name in names])
-    groups = joined([people.get(name, name) for name in names], digests).tolist()
-    known = sorted(set(groups))
-    rank = dict(zip(known, np.random.default_rng(seed).permutation(len(known)).tolist(), strict=True))
-    place = {name: (rank[group] + 0.5) / len(known) for name, group in zip(names, groups, strict=True)}
-    return {name: SPLITS[np.searchsorted(SHARES, place[name])] for name in names}
+    if len(pictures) == FULL:
+        return {name: SPLITS[np.searchsorted(OFFICIAL_ENDS, i)] for i, name in enumerate(pictures, 1)}
+    digests = cache.file_digests([root / path for path in pictures.values()])
+    groups = joined([people[name] for name in pictures], digests)
+    _, group = np.unique(groups, return_inverse=True)
+    place = (np.random.default_rng(seed).permutation(group.max() + 1)[group] + 0.5) / (group.max() + 1)
+    return {name: SPLITS[np.searchsorted(SHARES, p)] for name, p in zip(pictures, place, strict=True)}
 
 
 def _boxes(root: Path, names: Sequence[str], notices: Notices) -> list[Box | None] | None:
-    """The known face boxes (x, y, width, height) of pictures in the wild; None where the list has none."""
-    path = _list_file(root, "list_bbox_celeba", notices)
+    """The known face boxes (x, y, width, height) of pictures in the wild."""
+    rows = _rows(root, "list_bbox_celeba", 4, notices, header=True)
+    if rows is None:
+        return None
+    numbers = pd.DataFrame(list(rows.values()), columns=range(4)).apply(pd.to_numeric, errors="coerce")
+    boxes = dict(zip(rows, numbers.to_numpy(float).tolist(), strict=True))
+    return known_boxes(boxes, "list_bbox_celeba", names, notices)
+
+
+def _rows(root: Path, name: str, width: int, notices: Notices, *, header: bool = False) -> dict | None:
+    """The rows of a list with this many values each, by their pictures' names; None where there is no such list."""
+    path = _list_file(root, name, notices)
     if path is None:
         return None
-    table = read_list(path, header=True, notices=notices).apply(pd.to_numeric, errors="coerce").dropna()
-    rows = dict(zip(table.index, table.to_numpy(float).tolist(), strict=True)) if table.shape[1] == 4 else {}
-    boxes = [tuple(rows[name]) if name in rows else None for name in names]
-    missing = [name for name, box in zip(names, boxes, strict=True) if box is None]
-    notices.add(f"{path.name}: no face box, so the face is detected", *missing)
-    return boxes
+    table = read_list(path, header=header, notices=notices)
+    return dict(zip(table.index, table.to_numpy().tolist(), strict=True)) if table.shape[1] == width else {}

@@ -7,15 +7,13 @@ References:
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from dualtl_lib import files, paper
 from dualtl_lib.data import layouts
-from dualtl_lib.data.expressions import Expressions, Picture, check_peak_frames, unwanted_classes
+from dualtl_lib.data.expressions import Expressions, Picture, check_peak_frames
 from dualtl_lib.data.folders import PERSON, SEQUENCE, FaceFolder
 from dualtl_lib.data.notices import Notices, some
 from dualtl_lib.data.paths import nfc, picture_files, visible_folders
@@ -38,59 +36,35 @@ class CKPlus(Expressions):
         root: The folder that holds cohn-kanade-images/S005/001/… and Emotion/S005/001/…, also within
             extended-cohn-kanade-images/ and Emotion_labels/ as the archives unpack.
         peak_frames: How many last frames of a sequence show its emotion.
-        neutral: Whether the class neutral is used.
-        contempt: Whether the class contempt is used. Its sequences' neutral frames go with it.
-        crop: As for FaceFolder.
-        transform: Applied to an image by `faces[i]`.
-        cache_dir: Folder of the image cache. Default: `files.cache_dir()`.
+        contempt: Whether the sequences of contempt are used.
+        settings: neutral, crop, transform and cache_dir, as for `Expressions`.
 
     Raises:
         FileNotFoundError: If the folder, its frames or its labels are missing.
         ValueError: If a parameter is out of range, or no labelled picture is left.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        peak_frames: int = 3,
-        neutral: bool = True,
-        contempt: bool = True,
-        crop: str = "auto",
-        transform: Callable[[Tensor], Tensor] | None = None,
-        cache_dir: str | Path | None = None,
-    ):
+    def __init__(self, root: str | Path, *, peak_frames: int = 3, contempt: bool = True, **settings):
         root, notices = files.expand(root, Path()), Notices()
         check_peak_frames(peak_frames)
         frames, labels = subfolder(root, FRAMES), subfolder(root, LABELS)
         if frames is None or labels is None:
             entries = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "no such folder"
             raise FileNotFoundError(
-                f"{root}: expected CK+'s frames in {FRAMES[0]}/ and its labels in {LABELS[0]}/, found "
-                f"{entries or 'an empty folder'}; unpack both archives there"
+                f"{root}: expected CK+'s {FRAMES[0]}/ and {LABELS[0]}/, found {entries or 'nothing'}; unpack both there"
             )
-        sequences = [sequence for subject in visible_folders(frames) for sequence in visible_folders(subject)]
-        if not sequences:
-            raise FileNotFoundError(
-                f"{frames}: expected a folder a person and in it one a sequence; unpack CK+'s there"
-            )
-        label_folders = [folder for subject in visible_folders(labels) for folder in visible_folders(subject)]
-        texts = {nfc(f"{folder.parent.name}/{folder.name}"): _texts(folder) for folder in label_folders}
-        unwanted = unwanted_classes(neutral=neutral, contempt=contempt)
+        sequences, texts = _by_sequence(frames), {name: _texts(f) for name, f in _by_sequence(labels).items()}
+        _check_labels(labels, texts, list(sequences), notices)
         pictures = []
-        for sequence in sequences:
-            name = nfc(f"{sequence.parent.name}/{sequence.name}")
-            label, peak = _emotion(texts.get(name, []), sequence, notices)
-            if label in unwanted - {"neutral"}:
-                notices.add(f"sequences of {label}, which is not used, left out", name, quiet=True)
+        for name, sequence in sequences.items():
+            label, peak = _emotion(name, texts.get(name, []), notices)
+            if label == "contempt" and not contempt:
+                notices.add("sequences of contempt, which is not used, left out", name, quiet=True)
             elif label is not None:
-                numbered = _numbered(sequence, notices)
+                numbered = _numbered(name, sequence, notices)
                 for path, emotion in _chosen(numbered, label, peak, peak_frames, name, notices):
-                    file = path.relative_to(root).as_posix()
-                    pictures.append(Picture(file, emotion, nfc(sequence.parent.name), name))
-        pictures = [picture for picture in pictures if picture.label not in unwanted]
-        _check_labels(labels, texts, sequences, notices)
-        super().__init__(root, pictures, notices, crop=crop, transform=transform, cache_dir=cache_dir)
+                    pictures.append(Picture(path.relative_to(root).as_posix(), emotion, name.split("/")[0], name))
+        super().__init__(root, pictures, notices, **settings)
 
 
 def open_expressions(root: str | Path, *, person: str = PERSON, **settings) -> Expressions:
@@ -143,27 +117,31 @@ def subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((path for path in candidates if path.is_dir()), None)
 
 
-def _check_labels(labels: Path, texts: dict[str, list[Path]], sequences: list[Path], notices: Notices) -> None:
-    """Whether labels and sequences belong together: which have no partner.
+def _by_sequence(folder: Path) -> dict[str, Path]:
+    """The folders of a folder's folders, by names such as S005/001."""
+    folders = [sequence for subject in visible_folders(folder) for sequence in visible_folders(subject)]
+    if not folders:
+        raise FileNotFoundError(f"{folder}: expected a folder a person and in it one a sequence; unpack CK+'s there")
+    return {nfc(f"{sequence.parent.name}/{sequence.name}"): sequence for sequence in folders}
+
+
+def _check_labels(labels: Path, texts: dict[str, list[Path]], sequences: list[str], notices: Notices) -> None:
+    """Count the sequences without labels and the labels without a sequence.
 
     Where a person, or an empty folder of labels, is there for some sequences and not for others, the labels' archive
     was not unpacked completely. An archiver may leave out empty folders, which then say nothing.
     """
-    unlabelled = notices.names.pop(UNLABELLED, [])
+    unlabelled = [name for name in sequences if not texts.get(name)]
     if len(unlabelled) == len(sequences):
         raise ValueError(
-            f"{labels}: expected emotion files such as {unlabelled[-1]}/*.txt, found none for any of {len(sequences)} "
+            f"{labels}: expected emotion files such as {sequences[-1]}/*.txt, found none for any of {len(sequences)} "
             "sequences; unpack CK+'s Emotion_labels there"
         )
-    known = {nfc(f"{s.parent.name}/{s.name}") for s in sequences}
-    strays = [name for name, paths in texts.items() if paths and name not in known]
-    notices.add("labels without a sequence of frames", *strays)
-    people, empty_are_kept = {name.partition("/")[0] for name in texts}, not all(texts.values())
-    missing = [
-        name for name in unlabelled if name not in texts and (empty_are_kept or name.partition("/")[0] not in people)
-    ]
-    notices.add(INCOMPLETE, *missing)
-    notices.add(UNLABELLED, *(name for name in unlabelled if name not in missing), quiet=True)
+    notices.add("labels without a sequence of frames", *(n for n in texts if texts[n] and n not in sequences))
+    people, empty_are_kept = {name.split("/")[0] for name in texts}, not all(texts.values())
+    for name in unlabelled:
+        incomplete = name not in texts and (empty_are_kept or name.split("/")[0] not in people)
+        notices.add(INCOMPLETE if incomplete else UNLABELLED, name, quiet=not incomplete)
 
 
 def _chosen(
@@ -174,10 +152,8 @@ def _chosen(
     Frames that are missing at an end would shift what the others show, so that end is then left out.
     """
     if peak is not None and numbered and peak != max(numbered):
-        notices.add(
-            "sequences that do not end with the frame that is labelled, left out: get the missing frames",
-            f"{name}: {max(numbered)}, not {peak}",
-        )
+        reason = "sequences that do not end with the frame that is labelled, left out: get the missing frames"
+        notices.add(reason, f"{name}: {max(numbered)}, not {peak}")
         return []
     if numbered and 1 not in numbered:
         notices.add("sequences without frame 1, so none of theirs is neutral: get the missing frames", name)
@@ -187,23 +163,22 @@ def _chosen(
     return neutral + [(path, label) for path in list(numbered.values())[-peak_frames:]]
 
 
-def _numbered(sequence: Path, notices: Notices) -> dict[int, Path]:
+def _numbered(name: str, sequence: Path, notices: Notices) -> dict[int, Path]:
     """A sequence's frames by their numbers, in order; others are left out."""
     numbered = {}
     for path in picture_files(sequence, notices):
-        match, name = re.search(r"(\d+)$", path.stem), f"{sequence.parent.name}/{sequence.name}/{path.name}"
-        if _of_another(path, sequence):
-            notices.add("frames of another sequence by their name, left out", name)
-        elif match and int(match[1]) not in numbered:
+        match = re.search(r"(\d+)$", path.stem)
+        if match and int(match[1]) not in numbered and not _of_another(path, name):
             numbered[int(match[1])] = path
         else:
-            notices.add("frames without a number of their own, left out", name)
+            reason = "frames without a number of their own, or named as another sequence's, left out"
+            notices.add(reason, f"{name}/{path.name}")
     return dict(sorted(numbered.items()))
 
 
-def _of_another(path: Path, sequence: Path) -> bool:
+def _of_another(path: Path, name: str) -> bool:
     """Whether a file's name is of another sequence than the folders it lies in, S005/001."""
-    parts, name = SEQUENCE.search(path.stem), f"{sequence.parent.name}/{sequence.name}"
+    parts = SEQUENCE.search(path.stem)
     return bool(parts and re.fullmatch(r"S\d+/\d+", name) and f"{parts[1]}/{parts[2]}" != name)
 
 
@@ -213,21 +188,16 @@ def _texts(folder: Path) -> list[Path]:
     return [p for p in entries if p.suffix.lower() == ".txt" and not p.name.startswith(".") and os.path.isfile(p)]
 
 
-def _emotion(paths: list[Path], sequence: Path, notices: Notices) -> tuple[str | None, int | None]:
+def _emotion(name: str, paths: list[Path], notices: Notices) -> tuple[str | None, int | None]:
     """The expression that a sequence's label files state and the number of the frame they label, None if unknown."""
-    name = nfc(f"{sequence.parent.name}/{sequence.name}")
     if not paths:
-        notices.add(UNLABELLED, name, quiet=True)
         return None, None
-    if another := [f"{name}/{p.name}" for p in paths if _of_another(p, sequence)]:
-        notices.add("emotion files of another sequence by their name, left out", *another)
-        return None, None
-    codes = {read_emotion(path) for path in paths}
+    codes = {None if _of_another(path, name) else read_emotion(path) for path in paths}
     if len(codes) == 1 and (code := codes.pop()) is not None:
         parts = SEQUENCE.search(paths[0].stem)
         return paper.EXPRESSIONS[code], int(parts[3]) if parts else None
-    text = paths[0].read_bytes()[:20]
-    notices.add("emotion files without one code from 0 to 7, left out", f"{name}/{paths[0].name}: found {text!r}")
+    reason = "emotion files without one code from 0 to 7, or named as another sequence's, left out"
+    notices.add(reason, f"{name}/{paths[0].name}: {paths[0].read_bytes()[:20]!r}")
     return None, None
 
 

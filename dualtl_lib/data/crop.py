@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from cv2.data import haarcascades
 from PIL import ExifTags, Image, ImageOps
 
 SIZE = 227  # pixels, the side of the network's input (Table 1)
@@ -79,22 +80,19 @@ def decode(path: Path) -> Decoded:
     Raises:
         ValueError: If the file is no usable picture.
         ReadFailure: If the system could not read the file.
-        MemoryError: If there is too little memory.
     """
     with _opened(path) as picture:
         if min(picture.size) < SMALLEST:
             raise ValueError(f"{picture.width}x{picture.height} pixels are too few for a face")
         longest, orientation = max(picture.size), picture.getexif().get(ExifTags.Base.Orientation, 1)
         picture.draft(None, (4 * SIZE, 4 * SIZE))
-        deep_colour = picture.mode not in ("I", "F") and re.search(r";16|65535", str(picture.tile))
-        upright = ImageOps.exif_transpose(picture)
-        doubts = ()
-        if deep_colour and not upright.mode.startswith("I"):  # Pillow would keep the upper 8 bits only
-            upright, doubts = _from_16_bit(_deep_colour(path, orientation))
-        elif upright.mode.startswith("I"):
-            upright, doubts = _from_16_bit(np.asarray(upright).astype(np.int64))
-        elif upright.mode == "F":
+        deep = re.search(r"(RGB\w?|LA|I);16|ppm.*\b65535\b", str(picture.tile)) or picture.mode.startswith("I")
+        upright, doubts = ImageOps.exif_transpose(picture), ()
+        if upright.mode == "F":
             raise ValueError("floating point pixels, whose range is unknown")
+        if deep:  # of colours Pillow keeps the upper 8 bits only, which may be all black
+            values = np.asarray(upright) if upright.mode.startswith("I") else _deep_colour(path)
+            upright, doubts = _from_16_bit(values.astype(np.int64))
         return Decoded(upright.convert("RGB"), orientation, max(upright.size) / longest, doubts)
 
 
@@ -106,31 +104,22 @@ def _opened(path: Path):
             yield picture
     except Image.DecompressionBombError as error:
         raise ValueError(f"too many pixels to be a photograph ({error})") from error
-    except FileNotFoundError as error:
-        raise ValueError("the file is missing") from error
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
-    except MemoryError as error:
-        raise MemoryError(f"{path}: too little memory to decode it; free some and run again") from error
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error, zlib.error
         # The system's errors have a number and the decoders' none, but where a damaged header points beyond any disk.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise read_failure(path, error) from error
-        what = "the file is empty" if path.is_file() and path.stat().st_size == 0 else f"not a whole picture ({error})"
+        what = "the file is empty" if path.stat().st_size == 0 else f"not a whole picture ({error})"
         raise ValueError(what.replace(str(path), path.name)) from error
 
 
-def _deep_colour(path: Path, orientation: int) -> np.ndarray:
-    """Colours of 16 bits, (H, W, 3), upright."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-    values = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+def _deep_colour(path: Path) -> np.ndarray:
+    """Colours of 16 bits, upright, shape (H, W, 3)."""
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if values is None:
         raise ValueError("not a whole picture")
-    values = values[..., ::-1]
-    if orientation >= 5:
-        values = values.transpose(1, 0, 2)
-    mirrored = (slice(None, None, -1 if flip else 1) for flip in (_flips(orientation)[1], _flips(orientation)[0]))
-    return values[tuple(mirrored)].astype(np.int64)
+    return values[..., ::-1]
 
 
 def _from_16_bit(values: np.ndarray) -> tuple[Image.Image, tuple[str, ...]]:
@@ -138,14 +127,8 @@ def _from_16_bit(values: np.ndarray) -> tuple[Image.Image, tuple[str, ...]]:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError(f"grey values from {values.min()} to {values.max()}, expected 0..65535")
     bits = next(bits for bits in BIT_DEPTHS if values.max() < 2**bits)
-    largest = 2**bits - 1
-    scaled = ((values * 255 + largest // 2) // largest).astype(np.uint8)
-    return Image.fromarray(scaled), (FEWER_BITS,) if bits < 16 else ()
-
-
-def _flips(orientation: int) -> tuple[bool, bool]:
-    """Whether an EXIF orientation mirrors x and y, after it has exchanged them where it is 5 or more."""
-    return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    scaled = (values * 255 + 2 ** (bits - 1) - 1) // (2**bits - 1)
+    return Image.fromarray(scaled.astype(np.uint8)), (FEWER_BITS,) if bits < 16 else ()
 
 
 def upright_box(box: Box, orientation: int, size: tuple[int, int]) -> Box:
@@ -159,8 +142,9 @@ def upright_box(box: Box, orientation: int, size: tuple[int, int]) -> Box:
     x, y, width, height = box
     if orientation in (5, 6, 7, 8):
         x, y, width, height = y, x, height, width
-    flip_x, flip_y = _flips(orientation)
-    return size[0] - x - width if flip_x else x, size[1] - y - height if flip_y else y, width, height
+    left = size[0] - x - width if orientation in (2, 3, 6, 7) else x
+    top = size[1] - y - height if orientation in (3, 4, 7, 8) else y
+    return left, top, width, height
 
 
 def centre_square(picture: Image.Image) -> tuple[int, int, int]:
@@ -175,13 +159,12 @@ def face_boxes(picture: Image.Image) -> list[tuple[int, int, int]]:
     Boxes below 30 % of the picture are not searched for: in these data sets they are eyes and shadows.
     """
     if not hasattr(_thread, "cascade"):
-        _thread.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+        _thread.cascade = cv2.CascadeClassifier(haarcascades + "haarcascade_frontalface_default.xml")
     scale = min(1.0, DETECTION_SIDE / max(picture.size))
     small = picture.convert("L")
     if scale < 1:
-        small = small.resize(
-            (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX
-        )
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        small = small.resize((width, height), Image.Resampling.BOX)
     grey = cv2.equalizeHist(np.asarray(small))
     least = max(24, round(0.3 * min(small.size)))
     detections = _thread.cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least))
@@ -231,16 +214,15 @@ def cut(path: Path, *, mode: str = "auto", box: Box | None = None) -> Cut:
     Raises:
         ValueError: If the file is no usable picture.
         ReadFailure: If the system could not read the file.
-        MemoryError: If there is too little memory.
     """
     picture, orientation, scale, doubts = decode(path)
+    square, note = None, ""
     if box is not None:
         square, note = _listed_square(box, picture.size, orientation, scale)
-    elif mode == "centre" or (mode == "auto" and picture.width == picture.height <= LARGEST_CROP):
-        square, note = None, ""
-    else:
+    elif mode == "face" or (mode == "auto" and not picture.width == picture.height <= LARGEST_CROP):
         boxes = face_boxes(picture)
-        square, note = (boxes[0], "") if len(boxes) == 1 else (None, f"{'several faces' if boxes else 'no face'} found")
+        note = {0: "no face found", 1: ""}.get(len(boxes), "several faces found")
+        square = None if note else boxes[0]
     return Cut(resize(picture, square), note, doubts)
 
 

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from dualtl_lib.data.paths import nfc
 from dualtl_lib.files import count
 
 
+@dataclass(eq=False, repr=False)
 class Faces(torch.utils.data.Dataset):
     """Faces with their labels, in torchvision's manner. CelebA, CKPlus and FaceFolder fill it from folders.
 
@@ -34,26 +37,24 @@ class Faces(torch.utils.data.Dataset):
         ValueError: If these differ in length.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray | Images,
-        targets: Tensor | Sequence,
-        classes: Sequence[str],
-        people: Sequence[str],
-        sequences: Sequence[str],
-        files: Sequence[str],
-        *,
-        report: dict[str, int] | None = None,
-        layout: str = "detected",
-        digests: Sequence[str] | None = None,
-        transform: Callable[[Tensor], Tensor] | None = None,
-    ):
-        self.images = images if isinstance(images, Images) else Images(images, np.arange(len(images)))
-        self.targets = torch.as_tensor(targets, dtype=torch.int64)
-        self.classes = tuple(classes)
-        self.people, self.sequences = np.asarray(people, str), np.asarray(sequences, str)
-        self.files, self.report, self.layout, self.transform = list(files), dict(report or {}), layout, transform
-        self.digests = np.asarray([""] * len(self.files) if digests is None else digests, str)
+    images: Images
+    targets: Tensor
+    classes: tuple[str, ...]
+    people: np.ndarray
+    sequences: np.ndarray
+    files: list[str]
+    report: dict[str, int] = field(default_factory=dict)
+    layout: str = "detected"
+    digests: np.ndarray = field(default_factory=lambda: np.array([], str), kw_only=True)
+    transform: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if not isinstance(self.images, Images):
+            self.images = Images(self.images, np.arange(len(self.images)))
+        self.targets = torch.as_tensor(self.targets, dtype=torch.int64)
+        self.classes, self.files = tuple(self.classes), list(self.files)
+        self.people, self.sequences = np.asarray(self.people, str), np.asarray(self.sequences, str)
+        self.digests = np.asarray(self.digests if len(self.digests) else [""] * len(self.files), str)
         columns = (self.images, self.targets, self.people, self.sequences, self.files, self.digests)
         if len(lengths := {len(column) for column in columns}) != 1:
             raise ValueError(f"images, targets, people, sequences and files differ in length: {sorted(lengths)}")
@@ -71,8 +72,9 @@ class Faces(torch.utils.data.Dataset):
         return self.transform(image) if self.transform else image, self.targets[int(index)]
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__}: {_faces_of_people(self)}"]
-        return "\n".join([*lines, *(f"    {reason}: {n}" for reason, n in self.report.items())])
+        faces, people = count(len(self), "face", "faces"), count(len(set(self.people)), "person", "people")
+        lines = [f"{type(self).__name__}: {faces} of {people}", *(f"    {k}: {n}" for k, n in self.report.items())]
+        return "\n".join(lines)
 
     def batch(self, indices) -> Tensor:
         """The images at these indices, uint8, shape (K, 3, 227, 227)."""
@@ -93,17 +95,16 @@ class Faces(torch.utils.data.Dataset):
         indices = np.asarray(indices)
         return np.arange(len(self))[indices] if indices.size else np.zeros(0, np.int64)
 
-    def subset(self, indices) -> "Faces":
+    def subset(self, indices) -> Self:
         """The faces at these indices, or where this mask is true, in that order, sharing the pixels."""
-        rows = self._rows(indices)
-        view = copy.copy(self)
+        rows, view = self._rows(indices), copy.copy(self)
         view.images = Images(self.images.pixels, self.images.rows[rows])
         view.targets = self.targets[torch.from_numpy(rows)]
         view.people, view.sequences, view.digests = self.people[rows], self.sequences[rows], self.digests[rows]
         view.files = [self.files[i] for i in rows]
         return view
 
-    def without(self, name: str) -> "Faces":
+    def without(self, name: str) -> Self:
         """The faces of the other classes, which keep their order.
 
         Raises:
@@ -115,11 +116,6 @@ class Faces(torch.utils.data.Dataset):
         view.targets = view.targets - (view.targets > gone).long()
         view.classes = self.classes[:gone] + self.classes[gone + 1 :]
         return view
-
-
-def _faces_of_people(faces: Faces) -> str:
-    people = count(len(set(faces.people)), "person", "people")
-    return f"{count(len(faces), 'face', 'faces')} of {people}"
 
 
 def joined(groups: Sequence[str] | np.ndarray, digests: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -142,7 +138,7 @@ def joined(groups: Sequence[str] | np.ndarray, digests: Sequence[str] | np.ndarr
     return np.array([first_of[c] for c in component[group].tolist()], str)
 
 
-def notice_identical(files: Sequence[str], labels: Sequence, digests: Sequence[str], notices: Notices) -> None:
+def notice_identical(files: Sequence[str], labels: Sequence, digests: np.ndarray, notices: Notices) -> None:
     """Count the images that equal an earlier one, apart by whether their labels agree."""
     first: dict[str, int] = {}
     for i, digest in enumerate(digests):

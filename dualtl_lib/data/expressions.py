@@ -1,10 +1,11 @@
 """What all sets of expressions share: labelled pictures, their classes, and their faces from the image cache."""
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -38,16 +39,20 @@ class Expressions(Faces):
     """Faces with an expression each: the base of CKPlus, FaceFolder and the other layouts.
 
     Args:
-        root: The folder that was read, for messages.
+        root: The folder that was read.
         pictures: The labelled pictures.
         notices: What was noticed about them; it is warned of here.
-        crop: As in `crop.cut`; boxes.csv in root is used with "auto".
-        loaded: The pictures' faces. Default: read from root.
+        neutral: Whether the class neutral is used.
+        contempt: Whether the class contempt is used.
+        crop: "face", the detected face; "centre", the centre square; "auto", the face's box where root has a boxes.csv
+            (columns file, x, y, side, in pixels of the stored pictures), the whole of a small square picture, which is
+            a face already cut out, and the detected face of any other.
         transform: Applied to an image by `faces[i]`.
         cache_dir: Folder of the image cache. Default: `files.cache_dir()`.
+        load: Gives the faces of pictures that are not files. Default: they are files under root.
 
     Raises:
-        ValueError: If no picture is left, or the parameters are out of range.
+        ValueError: If no picture is left, or a parameter is out of range.
     """
 
     def __init__(
@@ -56,36 +61,42 @@ class Expressions(Faces):
         pictures: Sequence[Picture],
         notices: Notices,
         *,
+        neutral: bool = True,
+        contempt: bool = True,
         crop: str = "auto",
-        loaded: cache.Loaded | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         cache_dir: str | Path | None = None,
+        load: Callable[[list[Picture]], cache.Loaded] | None = None,
     ):
         if crop not in MODES:
             raise ValueError(f"crop is one of {', '.join(MODES)}, not {crop!r}")
+        for name, used in (("neutral", neutral), ("contempt", contempt)):
+            unused = [] if used else [picture.file for picture in pictures if picture.label == name]
+            notices.add(f"pictures of {name}, which is not used, left out", *unused, quiet=True)
+            pictures = [picture for picture in pictures if used or picture.label != name]
         if not pictures:
             raise ValueError(f"{root}: no labelled picture is left ({notices}); put that right and run again")
-        if loaded is None:
-            names = [p.file for p in pictures]
+        names = [picture.file for picture in pictures]
+        if load is not None:
+            loaded = load(list(pictures))
+        else:
             boxes = read_boxes(root / "boxes.csv", names, notices) if crop == "auto" else None
             loaded = cache.load_files(root, names, notices, mode=crop, boxes=boxes, cache_dir=cache_dir)
-        kept = [pictures[i] for i in loaded.kept]
-        labels = [p.label for p in kept]
-        classes = ordered(labels)
-        names = [p.file for p in kept]
-        notice_identical(names, labels, loaded.digests, notices)
+        files, labels, people, sequences, _ = zip(*(pictures[i] for i in loaded.kept), strict=True)
+        notice_identical(files, labels, loaded.digests, notices)
         notices.warn(root)
-        super().__init__(
+        classes = ordered(labels)
+        targets = torch.tensor([classes.index(label) for label in labels])
+        columns = (
             loaded.images,
-            torch.tensor([classes.index(label) for label in labels], dtype=torch.int64),
+            targets,
             classes,
-            [p.person for p in kept],
-            [p.sequence for p in kept],
-            names,
-            report=notices.counts(),
-            digests=loaded.digests,
-            transform=transform,
+            np.array(people),
+            np.array(sequences),
+            list(files),
+            notices.counts(),
         )
+        super().__init__(*columns, digests=loaded.digests, transform=transform)
 
 
 def class_name(text: str) -> str:
@@ -97,11 +108,6 @@ def ordered(labels: Iterable[str]) -> tuple[str, ...]:
     """Class names: the paper's expressions in its order, then others by name."""
     known = [name for name in paper.EXPRESSIONS if name in set(labels)]
     return (*known, *sorted(set(labels) - set(known)))
-
-
-def unwanted_classes(*, neutral: bool, contempt: bool) -> set[str]:
-    """The classes that are not used."""
-    return {name for name, used in (("neutral", neutral), ("contempt", contempt)) if not used}
 
 
 def check_peak_frames(peak_frames: int) -> None:
@@ -126,24 +132,22 @@ def read_boxes(path: Path, names: Sequence[str], notices: Notices) -> list[Box |
     """
     if not path.is_file():
         return None
-    columns, expected = {"file", "x", "y", "side"}, f"{path}: expected a line 1 of file,x,y,side and rows like it"
+    expected = f"{path}: expected a line 1 of file,x,y,side and rows like it"
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as lines:
-            reader = csv.DictReader(lines)
-            rows, named = {nfc(row.get("file") or ""): row for row in reader}, set(reader.fieldnames or ())
-    except csv.Error as error:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", encoding_errors="replace")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{expected}, found something else ({error}); make it anew or remove it") from error
-    if not columns <= named:
-        raise ValueError(
-            f"{expected}, found columns {some(sorted(map(str, named))) or 'none'}; make it anew or remove it"
-        )
-    boxes: list[Box | None] = []
-    for name in names:
-        try:
-            x, y, side = (float(rows[nfc(name)][column]) for column in ("x", "y", "side"))
-        except (KeyError, TypeError, ValueError):  # no row, a short row, no number
-            notices.add("boxes.csv has no box, so the face is detected", name)
-            boxes.append(None)
-        else:
-            boxes.append((x, y, side, side))
+    if not {"file", "x", "y", "side"} <= set(table):
+        raise ValueError(f"{expected}, found columns {some(list(table))}; make it anew or remove it")
+    numbers = table[["x", "y", "side", "side"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    rows = dict(zip(table["file"].astype(str).map(nfc), numbers.tolist(), strict=True))
+    return known_boxes(rows, path.name, names, notices)
+
+
+def known_boxes(rows: dict, path: str, names: Sequence[str], notices: Notices) -> list[Box | None]:
+    """Each picture's box (x, y, width, height), None where its row is missing or has a NaN."""
+    boxes = [tuple(rows[nfc(name)]) if nfc(name) in rows else None for name in names]
+    boxes = [None if box is None or np.isnan(box).any() else box for box in boxes]
+    missing = [name for name, box in zip(names, boxes, strict=True) if box is None]
+    notices.add(f"{path} has no box, so the face is detected", *missing)
     return boxes

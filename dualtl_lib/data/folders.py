@@ -2,14 +2,12 @@
 
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
 
 from dualtl_lib import files
 from dualtl_lib.data.crop import SUFFIXES
-from dualtl_lib.data.expressions import Expressions, Picture, check_peak_frames, class_name, unwanted_classes
+from dualtl_lib.data.expressions import Expressions, Picture, check_peak_frames, class_name
 from dualtl_lib.data.layouts import JAFFE_NAME, KDEF_NAME
 from dualtl_lib.data.notices import Notices, some
 from dualtl_lib.data.paths import nfc, picture_files, visible_folders
@@ -19,11 +17,13 @@ SEQUENCE = re.compile(r"(S\d+)_(\d+)_(\d+)")  # person, sequence, frame: S010_00
 CK48_FRAMES = 3  # "CK+48" has the last three frames of each sequence
 ANY_NAME = string.ascii_letters + string.digits + string.punctuation + " é"  # of which no part is a person's name
 EXPRESSION = re.compile("neutral|ang(er|ry)|contempt|disgust|fear|afraid|happ(y|i)|joy|sad|surpris", re.IGNORECASE)
-STEPS = {"raw", "original", "cropped", "aligned", "processed", "resized", "train", "valid", "validation", "test"}
 LAY_OUT = (
     "lay pictures out in a folder for each expression, with the person in their names (happy/ann-1.png, "
     "sad/ann-1.png); dualtl_lib.data.layouts reads KDEF, JAFFE, RAF-DB and FER2013 as they are"
 )
+
+PATTERN = "person=…, in a run's config a line person: …, is the pattern that finds one"
+LONG = " of names such as S1_2_3, taken for person, sequence and frame (peak_frames=… uses more)"
 
 
 class FaceFolder(Expressions):
@@ -40,31 +40,14 @@ class FaceFolder(Expressions):
             person. Pictures without a match are each a person of their own, with a warning.
         peak_frames: How many last frames of a sequence are used. Pictures whose names hold person, sequence and frame
             (S010_004_00000017) are of a sequence; any other picture is one of its own. The class neutral is used whole.
-        neutral: Whether the class neutral is used.
-        contempt: Whether the class contempt is used.
-        crop: "face", the detected face; "centre", the centre square; "auto", the face's box where root has a boxes.csv
-            (columns file, x, y, side, in pixels of the stored pictures), the whole of a small square picture, which is
-            a face already cut out, and the detected face of any other.
-        transform: Applied to an image by `faces[i]`.
-        cache_dir: Folder of the image cache. Default: `files.cache_dir()`.
+        settings: neutral, contempt, crop, transform and cache_dir, as for `Expressions`.
 
     Raises:
         FileNotFoundError: If the folder is missing or has no pictures in folders.
         ValueError: If a parameter is out of range, or no picture is left.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        person: str = PERSON,
-        peak_frames: int = 3,
-        neutral: bool = True,
-        contempt: bool = True,
-        crop: str = "auto",
-        transform: Callable[[Tensor], Tensor] | None = None,
-        cache_dir: str | Path | None = None,
-    ):
+    def __init__(self, root: str | Path, *, person: str = PERSON, peak_frames: int = 3, **settings):
         root, notices = files.expand(root, Path()), Notices()
         check_peak_frames(peak_frames)
         if not root.is_dir():
@@ -72,18 +55,13 @@ class FaceFolder(Expressions):
         paths = _by_class(root, notices)
         if not any(paths.values()):
             raise FileNotFoundError(_nothing(root, notices))
-        people = People(person, (path.stem for label in paths for path in paths[label]))
+        people = People(person, [path.stem for label in paths for path in paths[label]])
         pictures = []
         for label in paths:
-            if label in unwanted_classes(neutral=neutral, contempt=contempt):
-                reason = f"pictures of {label}, which is not used, left out"
-                notices.add(reason, *(path.name for path in paths[label]), quiet=True)
-                continue
             named = [people.picture(path.relative_to(root).as_posix(), label, notices) for path in paths[label]]
             pictures += _last(named, None if label == "neutral" else peak_frames, notices)
-        people.notice_spellings(notices)
         _doubt_classes(pictures, notices)
-        super().__init__(root, pictures, notices, crop=crop, transform=transform, cache_dir=cache_dir)
+        super().__init__(root, pictures, notices, **settings)
 
 
 def _by_class(root: Path, notices: Notices) -> dict[str, list[Path]]:
@@ -132,13 +110,12 @@ class People:
         ValueError: If `person` is no regular expression.
     """
 
-    def __init__(self, person: str, stems: Iterable[str]):
+    def __init__(self, person: str, stems: Sequence[str]):
         try:
             self.pattern = re.compile(nfc(person))
         except re.error as error:
             raise ValueError(f"person is a regular expression such as {PERSON!r}, not {person!r}: {error}") from error
         self.each_another = all(self.find(stem) == nfc(stem).strip() for stem in (ANY_NAME, *stems))
-        self.spellings: dict[str, list[str]] = {}
 
     def find(self, stem: str) -> str:
         """The first group that takes part, or the whole match of a pattern without groups; "" for nobody."""
@@ -148,7 +125,7 @@ class People:
         return (next((g for g in match.groups() if g is not None), "") if match.re.groups else match[0]).strip()
 
     def picture(self, file: str, label: str, notices: Notices) -> Picture:
-        """A picture with its person and sequence. Names that differ in letter case only are one person."""
+        """A picture with its person and sequence."""
         stem = Path(file).stem
         parts = SEQUENCE.search(nfc(stem))
         sequence, frame = (f"{parts[1]}/{parts[2]}", int(parts[3])) if parts else (nfc(file), 0)
@@ -156,24 +133,11 @@ class People:
         if self.each_another:  # equal names in two folders are two people
             return Picture(file, label, nfc(Path(file).with_suffix("").as_posix()), sequence, frame)
         if not who:
-            notices.add(
-                f"no person ({self.pattern.pattern}) in the name, so each is a person of its own; person=…, in a "
-                "run's config a line person: …, is the pattern that finds one",
-                file,
-            )
+            notices.add(f"no person ({self.pattern.pattern}) in the name, so each is one of its own; {PATTERN}", file)
             return Picture(file, label, file, sequence, frame)
-        spellings = self.spellings.setdefault(who.casefold(), [])
-        spellings.append(who)
-        who = spellings[0]
         if parts and who != parts[1]:  # S1_1_2 of two people is two sequences
             sequence = f"{who}/{sequence}"
         return Picture(file, label, who, sequence, frame)
-
-    def notice_spellings(self, notices: Notices) -> None:
-        """Count the names that were taken for one person although their letter case differs."""
-        for spellings in self.spellings.values():
-            if len(set(spellings)) > 1:
-                notices.add("people whose names differ in letter case, taken for one", *sorted(set(spellings)))
 
 
 def _last(pictures: list[Picture], peak_frames: int | None, notices: Notices) -> list[Picture]:
@@ -185,16 +149,9 @@ def _last(pictures: list[Picture], peak_frames: int | None, notices: Notices) ->
         return [picture for sequence in kept.values() for picture in sequence]
     for sequence in kept.values():
         sequence.sort(key=lambda picture: picture.frame)
-        early = [picture.file for picture in sequence[:-peak_frames]]
-        if len(sequence) <= CK48_FRAMES:
-            notices.add(f"frames before the last {peak_frames}, left out", *early, quiet=True)
-        else:
-            notices.add(
-                f"frames before the last {peak_frames} of long sequences, left out: names such as S1_2_3 are taken for "
-                "person, sequence and frame; for all of them raise peak_frames=…, in a run's config a line "
-                "peak_frames: …, or name the files otherwise",
-                *early,
-            )
+        early, long = [picture.file for picture in sequence[:-peak_frames]], len(sequence) > CK48_FRAMES
+        reason = f"frames before the last {peak_frames}{LONG if long else ''}, left out"
+        notices.add(reason, *early, quiet=not long)
     return [picture for sequence in kept.values() for picture in sequence[-peak_frames:]]
 
 
@@ -208,5 +165,5 @@ def _doubt_classes(pictures: list[Picture], notices: Notices) -> None:
     everybody = set().union(*people.values())
     a_person_each = all(len(names) == 1 for names in people.values()) and 1 < len(everybody) < len(pictures)
     unnamed = not any(map(EXPRESSION.search, people)) and len(speaking) > len(stems) / 2
-    if a_person_each or unnamed or people.keys() <= STEPS:
+    if a_person_each or unnamed:
         notices.add(f"class folders that look like people or processing steps, not expressions: {LAY_OUT}", *people)

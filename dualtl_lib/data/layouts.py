@@ -19,13 +19,12 @@ from PIL import Image
 
 from dualtl_lib import files, paper
 from dualtl_lib.data import cache, crop
-from dualtl_lib.data.expressions import Expressions, Picture, unwanted_classes
+from dualtl_lib.data.expressions import Expressions, Picture
 from dualtl_lib.data.notices import Notices
 from dualtl_lib.data.paths import nfc
 
-CODES = dict(
-    AF="fear", AN="anger", DI="disgust", FE="fear", HA="happy", NE="neutral", SA="sadness", SU="surprise"
-)  # fmt: skip
+CODES = {code[:2].upper(): code for code in ("anger", "disgust", "fear", "happy", "neutral", "sadness", "surprise")}
+CODES["AF"] = "fear"  # KDEF's afraid
 KDEF_NAME = re.compile(r"([AB])([FM]\d\d)(AF|AN|DI|HA|NE|SA|SU)(FL|HL|S|HR|FR)", re.IGNORECASE)
 JAFFE_NAME = re.compile(r"([A-Z]{2})\.(AN|DI|FE|HA|NE|SA|SU)\d\.\d+", re.IGNORECASE)
 RAF_DB = ("surprise", "fear", "disgust", "happy", "sadness", "anger", "neutral")  # its labels 1 to 7
@@ -68,13 +67,13 @@ def kdef(root: str | Path, *, views: Sequence[str] = ("S",), **settings) -> Expr
     Args:
         root: The folder; pictures may lie at any depth.
         views: Which views are used.
-        settings: neutral, contempt, crop, transform and cache_dir, as for FaceFolder.
+        settings: neutral, crop, transform and cache_dir, as for `Expressions`.
 
     Raises:
         FileNotFoundError: If the folder is missing.
         ValueError: If no picture is left.
     """
-    return _by_name(root, kdef_name, views, **settings)
+    return _by_name(root, kdef_name, views, settings)
 
 
 def jaffe(root: str | Path, **settings) -> Expressions:
@@ -82,16 +81,16 @@ def jaffe(root: str | Path, **settings) -> Expressions:
 
     Args:
         root: The folder; pictures may lie at any depth.
-        settings: neutral, contempt, crop, transform and cache_dir, as for FaceFolder.
+        settings: neutral, crop, transform and cache_dir, as for `Expressions`.
 
     Raises:
         FileNotFoundError: If the folder is missing.
         ValueError: If no picture is left.
     """
-    return _by_name(root, jaffe_name, ("S",), **settings)
+    return _by_name(root, jaffe_name, ("S",), settings)
 
 
-def _by_name(root, read: Callable, views: Sequence[str], *, neutral=True, contempt=True, **settings) -> Expressions:
+def _by_name(root: str | Path, read: Callable, views: Sequence[str], settings: dict) -> Expressions:
     """Pictures at any depth whose names state person and expression."""
     root, notices, pictures = _folder(root), Notices(), []
     for path in _pictures_below(root):
@@ -102,20 +101,16 @@ def _by_name(root, read: Callable, views: Sequence[str], *, neutral=True, contem
             notices.add("pictures of other views, left out", file, quiet=True)
         else:
             pictures.append(Picture(file, name.expression, name.person, name.recording))
-    unwanted = unwanted_classes(neutral=neutral, contempt=contempt)
-    return Expressions(root, [p for p in pictures if p.label not in unwanted], notices, **settings)
+    return Expressions(root, pictures, notices, **settings)
 
 
-def rafdb(root: str | Path, *, split: str = "all", neutral=True, contempt=True, **settings) -> Expressions:
+def rafdb(root: str | Path, *, split: str = "all", **settings) -> Expressions:
     """RAF-DB's basic expressions, by its list_patition_label.txt; who is shown is not known.
 
     Args:
-        root: The folder with the list and the pictures, there or in EmoLabel/ and Image/aligned/ (or Image/original/),
-            also within basic/.
+        root: The folder with the list, there or in EmoLabel/, and with the pictures at any depth, aligned or original.
         split: "train", "test" or "all", by the pictures' names.
-        neutral: Whether the class neutral is used.
-        contempt: Not a class of RAF-DB; as for FaceFolder.
-        settings: crop, transform and cache_dir, as for FaceFolder.
+        settings: neutral, crop, transform and cache_dir, as for `Expressions`.
 
     Raises:
         FileNotFoundError: If the folder or the list is missing.
@@ -127,60 +122,54 @@ def rafdb(root: str | Path, *, split: str = "all", neutral=True, contempt=True, 
         raise FileNotFoundError(f"{root}: expected {RAF_DB_LISTS[0]} there or in EmoLabel/, found none")
     if split not in ("train", "test", "all"):
         raise ValueError(f"split is 'train', 'test' or 'all', not {split!r}")
-    paths = {nfc(p.stem.removesuffix("_aligned")): p for p in reversed(_pictures_below(root))}
-    unwanted = unwanted_classes(neutral=neutral, contempt=contempt)
-    for line in nfc(path.read_bytes().decode("utf-8-sig", "replace")).splitlines():
-        if not line.strip():
-            continue
-        name, _, code = line.strip().rpartition(" ")
-        stem = Path(name.strip()).stem
-        if Path(name.strip()).name != name.strip() or not re.fullmatch(r"[1-7](\.0*)?", code, re.ASCII):
-            notices.add(f"{path.name}: rows without a picture's name and a label from 1 to 7, left out", line.strip())
-        elif stem not in paths:
-            notices.add("rows without a picture", name)
-        elif split in ("all", stem.partition("_")[0]) and (label := RAF_DB[int(code[0]) - 1]) not in unwanted:
-            file = paths[stem].relative_to(root).as_posix()
-            pictures.append(Picture(file, label, file, file))
+    paths = {nfc(p.stem.removesuffix("_aligned")): p for p in reversed(_pictures_below(root))}  # aligned/ comes first
+    for line in nfc(path.read_text("utf-8-sig", "replace")).splitlines():
+        row = re.fullmatch(r"\s*([^/\\]+)\.\w+\s+([1-7])(\.0*)?\s*", line, re.ASCII)
+        if row is None:
+            notices.add(f"{path.name}: rows without a picture's name and a label from 1 to 7, left out", repr(line))
+        elif row[1] not in paths:
+            notices.add("rows without a picture", row[1])
+        elif split in ("all", row[1].partition("_")[0]):
+            file = paths[row[1]].relative_to(root).as_posix()
+            pictures.append(Picture(file, RAF_DB[int(row[2]) - 1], file, file))
     return Expressions(root, pictures, notices, **settings)
 
 
-def fer2013(path: str | Path, *, split: str = "all", neutral=True, contempt=True, **settings) -> Expressions:
+def fer2013(path: str | Path, *, split: str = "all", **settings) -> Expressions:
     """FER2013's CSV file (columns emotion, pixels and Usage); who is shown is not known.
 
     Args:
-        path: The CSV file, or a folder with one of them.
+        path: The CSV file, or a folder with fer2013.csv.
         split: "train", "valid", "test" (Usage Training, PublicTest, PrivateTest) or "all".
-        neutral: Whether the class neutral is used.
-        contempt: Not a class of FER2013; as for FaceFolder.
-        settings: transform and cache_dir, as for FaceFolder. The pictures are cut out already: `crop` is not used.
+        settings: neutral, transform and cache_dir, as for `Expressions`. The pictures are faces already cut out.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If `split` is unknown, a column is missing, or no picture is left.
+        ValueError: If `split` is unknown, the file has other columns, or no picture is left.
     """
     path, notices = files.expand(path, Path()), Notices()
     path = _fer2013_file(path) or path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected FER2013's .csv file, with columns emotion, pixels and Usage")
     table = _fer2013_rows(path, split, notices)
-    table = table[~table["label"].isin(unwanted_classes(neutral=neutral, contempt=contempt))]
-    if table.empty:
-        raise ValueError(f"{path}: no labelled picture is left ({notices}); name another split or get the file anew")
-    names, texts = [f"{path.name}#{row}" for row in table.index], table["pixels"].tolist()
+    texts, cache_dir = table["pixels"].astype(str).to_dict(), settings.pop("cache_dir", None)
 
-    def cut(i: int) -> crop.Cut:
-        values = np.array(str(texts[i]).split(), float)
+    def face(text: str) -> crop.Cut:
+        values = np.array(text.split(), float)
         if values.size != FER2013_SIDE**2 or values.min() < 0 or values.max() > 255:
-            raise ValueError(f"expected {FER2013_SIDE**2} values from 0 to 255, found {values.size} or others")
+            raise ValueError(f"expected {FER2013_SIDE**2} values from 0 to 255")
         picture = Image.fromarray(values.astype(np.uint8).reshape(FER2013_SIDE, FER2013_SIDE))
         return crop.Cut(crop.resize(picture.convert("RGB")))
 
-    key = files.fingerprint(
-        Path(crop.__file__).read_bytes(), cache.file_digests([path])[0].encode(), *map(str.encode, names)
-    )
-    loaded = cache.load(key, names, cut, notices, cache_dir=settings.pop("cache_dir", None))
-    pictures = [Picture(name, label, name, name) for name, label in zip(names, table["label"], strict=True)]
-    return Expressions(path, pictures, notices, loaded=loaded, **settings)
+    def load(pictures: Sequence[Picture]) -> cache.Loaded:
+        names = [picture.file for picture in pictures]
+        rows = [texts[picture.frame] for picture in pictures]
+        key = files.fingerprint(cache.VERSION, *(text.encode() for text in rows))
+        return cache.load(key, names, lambda i: face(rows[i]), notices, cache_dir=cache_dir)
+
+    names = [(f"{path.name}#{row}", label, row) for row, label in table["label"].items()]
+    pictures = [Picture(name, str(label), name, name, int(str(row))) for name, label, row in names]
+    return Expressions(path.parent, pictures, notices, load=load, **settings)
 
 
 def _fer2013_rows(path: Path, split: str, notices: Notices) -> pd.DataFrame:
@@ -188,17 +177,16 @@ def _fer2013_rows(path: Path, split: str, notices: Notices) -> pd.DataFrame:
     if split not in (*FER2013_USAGE, "all"):
         raise ValueError(f"split is one of {', '.join(FER2013_USAGE)} or 'all', not {split!r}")
     try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig").rename(columns=lambda name: name.strip())
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected columns separated by commas ({error}); get the file anew") from error
-    wanted = ["emotion", "pixels"] + ["Usage"] * (split != "all")
-    if missing := [column for column in wanted if column not in table]:
-        raise ValueError(f"{path}: expected columns {', '.join(wanted)}, found none named {', '.join(missing)}")
-    if split != "all":
-        table = table[table["Usage"].str.strip() == FER2013_USAGE[split]]
-    labels = pd.to_numeric(table["emotion"], errors="coerce").map(dict(enumerate(FER2013)))
-    notices.add(f"{path.name}: rows without a label from 0 to 6, left out", *table.index[labels.isna()])
-    return table.assign(label=labels)[labels.notna()]
+    if missing := {"emotion", "pixels", *(["Usage"] if split != "all" else [])} - set(table):
+        raise ValueError(f"{path}: expected columns emotion, pixels and Usage, found none named {', '.join(missing)}")
+    labels = table["emotion"].str.strip().map({str(code): name for code, name in enumerate(FER2013)})
+    known = labels.notna().to_numpy(bool)
+    notices.add(f"{path.name}: rows without a label from 0 to 6, left out", *table.index[~known])
+    used = known if split == "all" else known & (table["Usage"] == FER2013_USAGE[split]).to_numpy(bool)
+    return table.assign(label=labels).loc[used]
 
 
 def recognized(root: Path) -> Callable[..., Expressions] | None:
@@ -210,11 +198,10 @@ def recognized(root: Path) -> Callable[..., Expressions] | None:
     if _rafdb_list(root):
         return rafdb
     stems = [path.stem for path in _pictures_below(root)]
-    folders = {path.name.casefold() for path in root.iterdir() if path.is_dir()}
-    for reader, name in ((kdef, kdef_name), (jaffe, jaffe_name)):
-        if sum(name(stem) is not None for stem in stems) > len(stems) / 2 and not folders & set(paper.EXPRESSIONS):
-            return reader
-    return None
+    if any(path.name.casefold() in paper.EXPRESSIONS for path in root.iterdir()):
+        return None
+    named = {reader: sum(map(bool, map(name, stems))) for reader, name in ((kdef, kdef_name), (jaffe, jaffe_name))}
+    return next((reader for reader, n in named.items() if n > len(stems) / 2), None)
 
 
 def _folder(root: str | Path) -> Path:
