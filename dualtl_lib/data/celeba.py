@@ -90,7 +90,7 @@ class CelebA(Faces):
         notice_identical(paths, targets, loaded.digests, notices)
         notices.warn(root)
         who, layout = np.array([people[name] for name in names]), "detected" if wild else "celeba"
-        columns = (loaded.images, torch.from_numpy(targets), tuple(attributes), who, np.array(names), paths)
+        columns = (loaded.images, torch.tensor(targets), tuple(attributes), who, np.array(names), paths)
         super().__init__(*columns, notices.counts(), layout, digests=loaded.digests, transform=transform)
 
 
@@ -162,7 +162,9 @@ def read_list(path: Path, *, header: bool, notices: Notices) -> pd.DataFrame:
         notices.add(f"{name}: a first column without a name, taken for pandas' row numbers", columns[1])
         columns, rows = columns[1:], [row[1:] for row in rows]
     usual, _ = (Counter(map(len, rows)).most_common(1) or [(1, 0)])[0]
-    width = len(columns) + (not is_csv) if columns else usual
+    if is_csv or (columns and re.fullmatch("image(_?id)?", columns[0])):
+        columns = columns[1:]
+    width = len(columns) + 1 if columns else usual
     ragged = [" ".join(row[:1]) for row in rows if len(row) != width]
     notices.add(f"{name}: rows without exactly {width - 1} values, left out", *ragged)
     table = pd.DataFrame([row for row in rows if len(row) == width], columns=range(width), dtype=str)
@@ -173,7 +175,7 @@ def read_list(path: Path, *, header: bool, notices: Notices) -> pd.DataFrame:
     table = table.loc[~elsewhere].drop_duplicates()
     twice = table.duplicated(subset=0, keep=False).to_numpy(bool)
     notices.add(f"{name}: pictures with two different rows, left out", *sorted(set(table[0][twice])))
-    return table.loc[~twice].set_index(0).set_axis(columns[is_csv:] or range(width - 1), axis=1)
+    return table.loc[~twice].set_index(0).set_axis(columns or range(width - 1), axis=1)
 
 
 def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Notices | None = None) -> pd.DataFrame:
@@ -221,9 +223,10 @@ def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Not
 
 def _people(root: Path, names: Sequence[str], notices: Notices) -> dict[str, str]:
     """Who each picture shows, by identity_CelebA.txt; without that file, or a row in it, somebody of its own."""
-    rows = _rows(root, "identity_CelebA", 1, notices) or {}
-    unknown = [name for name in names if name not in rows]
-    notices.add("identity_CelebA: no person is named for pictures", *unknown, quiet=not rows)
+    rows = _rows(root, "identity_CelebA", 1, notices)
+    if rows is None:
+        return {name: name for name in names}
+    notices.add("identity_CelebA: no person is named for pictures", *(name for name in names if name not in rows))
     return {name: rows[name][0] if name in rows else name for name in names}
 
 

@@ -21,7 +21,8 @@ from dualtl_lib.data.paths import nfc, picture_files, visible_folders
 FRAMES = ("cohn-kanade-images", "extended-cohn-kanade-images")  # the folder of sequences
 LABELS = ("Emotion", "Emotion_labels")  # the folder of emotion codes
 UNLABELLED = "sequences without a label, left out"
-INCOMPLETE = "sequences without a folder of labels, which others have: unpack Emotion_labels completely; left out"
+INCOMPLETE = "sequences without a folder of labels, which others have, left out"
+UNPACK = "the archive Emotion_labels looks incompletely unpacked: unpack it again"
 CODE = re.compile(r"[+]?\d+(\.\d*)?([eE][+-]?\d{1,2})?", re.ASCII)  # an emotion code: 3.0000000e+00
 
 
@@ -141,7 +142,7 @@ def _check_labels(labels: Path, texts: dict[str, list[Path]], sequences: list[st
     people, empty_are_kept = {name.split("/")[0] for name in texts}, not all(texts.values())
     for name in unlabelled:
         incomplete = name not in texts and (empty_are_kept or name.split("/")[0] not in people)
-        notices.add(INCOMPLETE if incomplete else UNLABELLED, name, quiet=not incomplete)
+        notices.add(INCOMPLETE if incomplete else UNLABELLED, name, advice=UNPACK, quiet=not incomplete)
 
 
 def _chosen(
@@ -152,11 +153,11 @@ def _chosen(
     Frames that are missing at an end would shift what the others show, so that end is then left out.
     """
     if peak is not None and numbered and peak != max(numbered):
-        reason = "sequences that do not end with the frame that is labelled, left out: get the missing frames"
-        notices.add(reason, f"{name}: {max(numbered)}, not {peak}")
+        reason = "sequences that do not end with the frame that is labelled, left out"
+        notices.add(reason, f"{name}: {max(numbered)}, not {peak}", advice="get the missing frames")
         return []
     if numbered and 1 not in numbered:
-        notices.add("sequences without frame 1, so none of theirs is neutral: get the missing frames", name)
+        notices.add("sequences without frame 1, so none of theirs is neutral", name, advice="get the missing frames")
     if len(numbered) < peak_frames + 1:
         notices.add(f"sequences of fewer than {peak_frames + 1} frames", name)
     neutral = [(numbered.pop(1), "neutral")] if 1 in numbered and len(numbered) > 1 else []

@@ -84,9 +84,10 @@ def decode(path: Path) -> Decoded:
     with _opened(path) as picture:
         if min(picture.size) < SMALLEST:
             raise ValueError(f"{picture.width}x{picture.height} pixels are too few for a face")
+        # Before getexif, which may load the picture and so empty its tiles.
+        deep = re.search(r"(RGB\w?|LA|I);16|ppm.*\b65535\b", str(picture.tile)) or picture.mode.startswith("I")
         longest, orientation = max(picture.size), picture.getexif().get(ExifTags.Base.Orientation, 1)
         picture.draft(None, (4 * SIZE, 4 * SIZE))
-        deep = re.search(r"(RGB\w?|LA|I);16|ppm.*\b65535\b", str(picture.tile)) or picture.mode.startswith("I")
         upright, doubts = ImageOps.exif_transpose(picture), ()
         if upright.mode == "F":
             raise ValueError("floating point pixels, whose range is unknown")

@@ -23,7 +23,7 @@ LAY_OUT = (
 )
 
 PATTERN = "person=…, in a run's config a line person: …, is the pattern that finds one"
-LONG = " of names such as S1_2_3, taken for person, sequence and frame (peak_frames=… uses more)"
+LONG = "names such as S1_2_3 are taken for person, sequence and frame; peak_frames=… uses more of them"
 
 
 class FaceFolder(Expressions):
@@ -133,7 +133,8 @@ class People:
         if self.each_another:  # equal names in two folders are two people
             return Picture(file, label, nfc(Path(file).with_suffix("").as_posix()), sequence, frame)
         if not who:
-            notices.add(f"no person ({self.pattern.pattern}) in the name, so each is one of its own; {PATTERN}", file)
+            reason = f"no person ({self.pattern.pattern}) in the name, so each is a person of its own"
+            notices.add(reason, file, advice=PATTERN)
             return Picture(file, label, file, sequence, frame)
         if parts and who != parts[1]:  # S1_1_2 of two people is two sequences
             sequence = f"{who}/{sequence}"
@@ -149,9 +150,9 @@ def _last(pictures: list[Picture], peak_frames: int | None, notices: Notices) ->
         return [picture for sequence in kept.values() for picture in sequence]
     for sequence in kept.values():
         sequence.sort(key=lambda picture: picture.frame)
-        early, long = [picture.file for picture in sequence[:-peak_frames]], len(sequence) > CK48_FRAMES
-        reason = f"frames before the last {peak_frames}{LONG if long else ''}, left out"
-        notices.add(reason, *early, quiet=not long)
+        early, expected = [picture.file for picture in sequence[:-peak_frames]], len(sequence) <= CK48_FRAMES
+        reason = f"frames before the last {peak_frames}{'' if expected else ' of long sequences'}, left out"
+        notices.add(reason, *early, advice=LONG, quiet=expected)
     return [picture for sequence in kept.values() for picture in sequence[-peak_frames:]]
 
 
@@ -166,4 +167,4 @@ def _doubt_classes(pictures: list[Picture], notices: Notices) -> None:
     a_person_each = all(len(names) == 1 for names in people.values()) and 1 < len(everybody) < len(pictures)
     unnamed = not any(map(EXPRESSION.search, people)) and len(speaking) > len(stems) / 2
     if a_person_each or unnamed:
-        notices.add(f"class folders that look like people or processing steps, not expressions: {LAY_OUT}", *people)
+        notices.add("class folders that look like people or processing steps", *people, advice=LAY_OUT)

@@ -19,18 +19,21 @@ class Notices:
 
     def __init__(self):
         self.names: dict[str, list[str]] = {}
+        self._advice: dict[str, str] = {}
         self._quiet: set[str] = set()
 
-    def add(self, reason: str, *names: object, quiet: bool = False) -> None:
+    def add(self, reason: str, *names: object, advice: str = "", quiet: bool = False) -> None:
         """Count names under a reason; without names nothing happens.
 
         Args:
-            reason: What applies to the names, and what to do about it.
+            reason: What applies to the names.
             names: Pictures, rows or folders.
+            advice: What to do about it.
             quiet: Count only, without a warning: a sound data set has this too.
         """
         if names:
             self.names.setdefault(reason, []).extend(map(str, names))
+            self._advice[reason] = f"; {advice}" if advice else ""
         if quiet:
             self._quiet.add(reason)
 
@@ -39,8 +42,7 @@ class Notices:
         return {reason: len(names) for reason, names in self.names.items()}
 
     def _line(self, reason: str) -> str:
-        names = self.names[reason]
-        return f"{reason}: {len(names)} ({some(names)})"
+        return f"{reason}: {len(self.names[reason])} ({some(self.names[reason])}){self._advice[reason]}"
 
     def __str__(self) -> str:
         return "; ".join(map(self._line, self.names)) or "nothing else was noticed"
