@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dualtl_lib.data.celeba import CelebA
     from dualtl_lib.data.ckplus import CKPlus
     from dualtl_lib.data.dataset import Faces
+    from dualtl_lib.data.folders import FaceFolder
     from dualtl_lib.data.splits import random_split, subject_independent
     from dualtl_lib.evaluate.metrics import accuracy
     from dualtl_lib.models.caffenet import AttributeNet, ExpressionNet, Trunk
@@ -24,6 +25,7 @@ _MODULES = {
     "data.celeba": ("CelebA",),
     "data.ckplus": ("CKPlus",),
     "data.dataset": ("Faces",),
+    "data.folders": ("FaceFolder",),
     "data.splits": ("random_split", "subject_independent"),
     "evaluate.metrics": ("accuracy",),
     "models.caffenet": ("AttributeNet", "ExpressionNet", "Trunk"),
@@ -42,6 +44,7 @@ __all__ = [
     "CelebA",
     "Deconvnet",
     "ExpressionNet",
+    "FaceFolder",
     "Faces",
     "Recipe",
     "Trunk",

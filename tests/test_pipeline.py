@@ -10,7 +10,7 @@ from PIL import Image
 
 from dualtl_lib import config
 from dualtl_lib.data import splits
-from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.data.folders import FaceFolder
 from dualtl_lib.experiment import folds, notebooks, pipeline, steps, sweep
 from dualtl_lib.models import precision, store
 from dualtl_lib.report import summary
@@ -59,13 +59,13 @@ def own_faces(tmp_path, monkeypatch):
 def test_a_subject_independent_split_needs_names_of_people(own_faces):
     root = own_faces("awake", "bored")
     with pytest.raises(ValueError, match=r"24 pictures \(awake/anna-0.png, .*person: '…'.*'\^\[a-z\]\+'"):
-        pipeline.protocols(CKPlus(root), seed=0)
-    pipeline.check_people(CKPlus(root, person="^[a-z]+"))
+        pipeline.protocols(FaceFolder(root), seed=0)
+    pipeline.check_people(FaceFolder(root, person="^[a-z]+"))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_fewer_people_than_folds_make_fewer_folds(own_faces):
-    data = CKPlus(own_faces("awake", "bored"), person="^[a-z]+")
+    data = FaceFolder(own_faces("awake", "bored"), person="^[a-z]+")
     split = pipeline.protocols(data, seed=0)["subject"]
     assert len(set(data.people[split.test])) == 1 and not splits.overlap(data, split)["people on both sides"]
 
@@ -73,7 +73,7 @@ def test_fewer_people_than_folds_make_fewer_folds(own_faces):
 @pytest.mark.filterwarnings("ignore")
 def test_one_class_cannot_be_learned(own_faces):
     with pytest.raises(ValueError, match="two classes or more, found awake"):
-        pipeline.protocols(CKPlus(own_faces("awake"), person="^[a-z]+"), seed=0)
+        pipeline.protocols(FaceFolder(own_faces("awake"), person="^[a-z]+"), seed=0)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -140,7 +140,7 @@ def test_a_missing_model_names_its_notebook_and_the_run(output):
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_precision_of_a_training_is_written_not_what_auto_means_now(output, own_faces, monkeypatch):
-    faces = CKPlus(own_faces("awake", "bored"), person="^[a-z]+")
+    faces = FaceFolder(own_faces("awake", "bored"), person="^[a-z]+")
     run = config.open_run("embedded", precision="auto", recipe={"heads": dict(max_iter=2, batch=4)})
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
     net = pipeline.initial_model(run, "ckplus_fig18", pipeline.trunk(run), faces.classes)

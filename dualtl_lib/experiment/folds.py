@@ -74,7 +74,7 @@ def parts(run: Run, job: sweep.Job) -> tuple[Faces, splits.Split]:
             )
         data = data.without("neutral")
     if job.protocol == "random" or run.sweep is None:
-        return data, splits.random_split(data, job.seed)[0]
+        return data, splits.random_split(data, seed=job.seed)[0]
     pipeline.check_people(data)
     return data, splits.subject_independent(data, folds=run.sweep.folds, seed=job.seed)[job.fold - 1]
 

@@ -18,8 +18,9 @@ from dualtl_lib import files, paper
 from dualtl_lib.config import Run, open_run
 from dualtl_lib.data import splits
 from dualtl_lib.data.celeba import CelebA
-from dualtl_lib.data.ckplus import CKPlus, paper_images
+from dualtl_lib.data.ckplus import paper_images
 from dualtl_lib.data.dataset import Faces
+from dualtl_lib.data.expressions import Expressions
 from dualtl_lib.evaluate import baselines, occlusion
 from dualtl_lib.experiment import steps
 from dualtl_lib.models import caffenet, store, weights
@@ -54,14 +55,14 @@ def celeba(run: Run, split: str = "train") -> CelebA:
         return CelebA(files.expand(run.celeba), split=split)
     folder = _synthetic("celeba", run.seed)
     root = synthetic_faces.write_celeba(folder, people=CELEBA_PEOPLE, images=CELEBA_IMAGES, seed=run.seed)
-    return CelebA(root, split=split, cache=root.parent / "cache")
+    return CelebA(root, split=split, cache_dir=root.parent / "cache")
 
 
-def ckplus(run: Run) -> CKPlus:
+def ckplus(run: Run) -> Expressions:
     """Load the run's expressions (section 4.3.1): in CK+'s official layout as many images as the paper has, 1875."""
     if run.ckplus == "synthetic":
         root = synthetic_faces.write_ckplus(_synthetic("ckplus", run.seed), subjects=CKPLUS_SUBJECTS, seed=run.seed)
-        return paper_images(root, seed=run.seed, cache=root.parent / "cache")
+        return paper_images(root, seed=run.seed, cache_dir=root.parent / "cache")
     settings = {key: getattr(run, key) for key in ("person", "peak_frames", "contempt", "crop")}
     return paper_images(files.expand(run.ckplus), seed=run.seed, **settings)
 
@@ -70,7 +71,7 @@ def _synthetic(kind: str, seed: int) -> Path:
     return files.OUTPUT / "runs" / "data" / f"{kind}-seed{seed}"
 
 
-def example(data: Faces, expression: str) -> Tensor:
+def example(data: Expressions, expression: str) -> Tensor:
     """Return the first face of an expression, or of the last class where these faces have none of it.
 
     Returns:
@@ -94,7 +95,7 @@ def protocols(data: Faces, seed: int) -> dict[str, splits.Split]:
         raise ValueError(f"expected two classes or more, found {', '.join(data.classes)}")
     folds = min(FOLDS, len(set(data.people)))
     return {
-        "random": splits.random_split(data, seed)[0],
+        "random": splits.random_split(data, seed=seed)[0],
         "subject": splits.subject_independent(data, folds=folds, seed=seed)[0],
     }
 
