@@ -36,7 +36,7 @@ def main() -> None:
     found, seconds = {}, {}
     for precision in ("float32", "bfloat16"):
         run = config.open_run(args.run, precision=precision)
-        jobs = [job for job in sweep.jobs(run) if job.start == args.start and job.protocol == "people"]
+        jobs = [job for job in sweep.jobs(run) if job.start == args.start and job.protocol == "subject"]
         found[precision], seconds[precision] = answers(run, jobs)
     print(f"{run.title}, start {args.start}, {len(jobs)} folds of people, {os.cpu_count()} cores")
     print(", ".join(f"{name}: {taken:.0f} s" for name, taken in seconds.items()) + "\n")

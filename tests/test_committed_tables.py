@@ -30,7 +30,6 @@ TOLERANCE = {
     "overlap": EXACT,
     "fig04-08": PROJECTED,
     "variant_ablation": PROJECTED,
-    "departures": PROJECTED,
     "fig10-13": TRAINED,
     "fig15-17": TRAINED,
     "fig19-20": ACCURACY,
