@@ -25,7 +25,7 @@ NOTICES = {
     "02_bvlc_features": "measures.edge_correlation(projection",
     "00_start_here": "people[faces.of_class(name)]",
     "03_first_transfer": "changed_layers(",
-    "08_occlusion": "occlusion.mask(region)",
+    "08_occlusion": "regions.region_mask(region)",
 }
 FAULTS = {
     "a wrong switch": Fault(
@@ -50,14 +50,14 @@ FAULTS = {
         NOTICES["00_start_here"],
     ),
     "a frozen layer that trains": Fault(
-        "caffenet.py",
+        "models/caffenet.py",
         "requires_grad_(False)",
         "requires_grad_(True)",
         "03_first_transfer",
         NOTICES["03_first_transfer"],
     ),
     "the mouth elsewhere": Fault(
-        "occlusion.py", "_MOUTH = (0.25, 0.65,", "_MOUTH = (0.25, 0.45,", "08_occlusion", NOTICES["08_occlusion"]
+        "data/regions.py", "_MOUTH = (0.25, 0.65,", "_MOUTH = (0.25, 0.45,", "08_occlusion", NOTICES["08_occlusion"]
     ),
 }
 
