@@ -316,6 +316,8 @@ def _word(value: object) -> str:
         except (yaml.YAMLError, ValueError):
             plain = False
         return value if plain and "," not in value else json.dumps(value).replace(",", r"\u002c")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return json.dumps(value, separators=(",", ":"))
 
 

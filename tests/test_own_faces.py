@@ -48,7 +48,7 @@ def own(new_checkout):
             picture = Image.fromarray(np.array(drawn.images[i]).transpose(1, 2, 0))
             picture.save(faces / theirs / f"{drawn.people[i].lower()}-{i}.png")
     celeba = synthetic_faces.write_celeba(made.folder / "celeba", people=20, images=60)
-    (text,) = re.findall(r"```yaml\n(.*?)```", readme(), re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(.*?)```", (files.PROJECT / "README.md").read_text(), re.DOTALL)
     text = text.replace("~/faces ", f"{faces} ").replace("celeba: synthetic ", f"celeba: {celeba} ")
     (made.folder / "config" / "mine.yaml").write_text(text + SHORT)
     for notebook in notebooks.NOTEBOOKS:
@@ -58,14 +58,6 @@ def own(new_checkout):
         ran = made.run("papermill", "-y", yaml.safe_dump(values), f"notebooks/{notebook}.ipynb", f"{notebook}.ipynb")
         assert ran.returncode == 0, ran.stderr[-3000:]
     return made
-
-
-def readme() -> str:
-    """The README, and where it is there the guide that the config has moved to."""
-    guides = sorted((files.PROJECT / "docs").rglob("*.md"))
-    return "\n".join(
-        path.read_text() for path in (files.PROJECT / "README.md", *guides) if "ckplus: ~/faces" in path.read_text()
-    )
 
 
 def figures_of(own, notebook) -> str:

@@ -21,9 +21,9 @@ def plan(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def line_of_readme(start: str) -> list[str]:
-    """The words of a command that the README shows, its continued lines joined."""
-    text = (files.PROJECT / "README.md").read_text().replace("\\\n", " ")
+def documented(start: str) -> list[str]:
+    """The words of a command that docs/cluster.md shows, its continued lines joined."""
+    text = (files.PROJECT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
     (line,) = {found for found in re.findall(r"^snakemake .*$", text, re.MULTILINE) if start in found}
     return line.partition("#")[0].split()[1:]
 
@@ -36,9 +36,9 @@ def test_every_notebook_runs_once_and_another_seed_is_a_run_of_its_own():
     assert "folds/" not in said  # the default run has no sweep
 
 
-def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
+def test_the_documented_line_sends_a_sweep_to_slurm_with_resources():
     pytest.importorskip("snakemake_executor_plugin_slurm")
-    said = plan(*line_of_readme("slurm"))
+    said = plan(*documented("slurm"))
     jobs = sweep.jobs(config.open_run("ckplus48"))
     assert len(jobs) == 66 and all(f"output: runs/ckplus48/folds/{job}.json" in said for job in jobs)
     fold = said[said.index("rule fold:") :]
@@ -46,9 +46,9 @@ def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
     assert "mem_mb=4000" in resources and "runtime=60" in resources and "slurm_partition=cpu" in resources
 
 
-def test_the_readmes_line_needs_no_number_of_cores():
+def test_the_documented_line_needs_no_number_of_cores():
     pytest.importorskip("snakemake_executor_plugin_slurm")
-    command = [sys.executable, "-m", "snakemake", *line_of_readme("slurm"), "--", "nothing"]  # a dry run has one core
+    command = [sys.executable, "-m", "snakemake", *documented("slurm"), "--", "nothing"]  # a dry run has one core
     done = subprocess.run(command, cwd=files.PROJECT, capture_output=True, text=True)
     assert "No rule to produce nothing" in done.stdout + done.stderr
 

@@ -61,7 +61,7 @@ def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
     assert run.name == "tiny,cache_gb=0,celeba.max_iter=3" and trained_for(run, "celeba") == 3
     assert not (run.path / "cache").exists() and not config.open_run("tiny").path.exists()
     assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=many"]) == 1
-    assert "max_iter (int)" in capsys.readouterr().err
+    assert "recipe.celeba.max_iter: " in capsys.readouterr().err
 
 
 @pytest.fixture
