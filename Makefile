@@ -1,5 +1,6 @@
 # make reproduce   every figure and table, into figures/<run>/; RUN picks config/<run>.yaml, DATA the data root
 # make test        every test, the notebooks' outputs among them
+# make check       style, types, import direction, and the tests of what changed, in a minute
 # make lab         the notebooks in JupyterLab          make explore   notebook 09 as a page without code
 # make bench       what is fast and how fast            make clean     forget the environment and all runs
 
@@ -8,33 +9,50 @@ BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-current-env
 ALONE := notebooks/00_start_here.ipynb notebooks/03_first_transfer.ipynb notebooks/05_second_transfer.ipynb
 BROWSER := tests/test_explorer_browser.py
-LONGEST := tests/test_faults.py tests/test_own_faces.py notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
-export DUALTL_DATA ?= $(abspath $(patsubst ~/%,$(HOME)/%,$(or $(DATA),../shared/data)))
-export PATH := $(abspath $(BIN)):$(PATH)
+TABLES := tests/test_committed_tables.py
+LONGEST := tests/test_own_faces.py tests/test_faults.py \
+	notebooks/08_occlusion.ipynb notebooks/02_bvlc_features.ipynb
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED = 0
+ifdef DATA
+export DUALTL_DATA := $(DATA)
+endif
 
 # nbval reads a cell's messages only when the cell is done. Bars that report ten times a second sent thousands in that
 # time, the queue ran over, and the message that says "done" was lost.
 reproduce test: export TQDM_MININTERVAL = 5
 
-.PHONY: reproduce test browser lab explore bench clean
+.PHONY: reproduce test style check browser lab explore bench clean
 
 reproduce: .venv/installed
-	snakemake --cores all --config run=$(RUN) --rerun-incomplete
-	python -m dualtl_lib summary $(RUN)
+	snakemake --cores all --config run='$(RUN)' --rerun-incomplete
+	python -m dualtl_lib summary '$(RUN)'
 
-# Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed: first those
-# that the others need, which use every core, then the others two at a time, the longest first.
-test: export DUALTL_OUTPUT := $(CURDIR)/runs/test
-test: .venv/installed
-	rm -rf runs/test
+style: .venv/installed
 	ruff check
 	ruff format --check
-	OMP_NUM_THREADS=1 pytest -n 2 -rs $(addprefix --ignore ,$(filter tests/%,$(LONGEST))) \
+	lint-imports
+	basedpyright --level error
+
+# Notebooks are checked on faces and models of their own, made anew, so that no earlier run is believed: first those
+# that the others need, which use every core, then the others two at a time, the longest first. Then their tables are
+# compared with the committed ones.
+test: export DUALTL_OUTPUT := $(CURDIR)/runs/test
+test: style
+	rm -rf runs/test
+	OMP_NUM_THREADS=1 pytest -n 2 -rs $(addprefix --ignore ,$(filter tests/%,$(LONGEST)) $(TABLES)) \
 		$(addprefix --deselect $(BROWSER)::,test_in_jupyterlab test_under_voila) tests
 	pytest -v $(NBVAL) $(ALONE)
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(LONGEST) \
 		$(filter-out $(ALONE) $(LONGEST),$(wildcard notebooks/*.ipynb))
+	pytest -v $(TABLES)
+
+# The tests of the modules that differ from the last commit, found by their names: tests/test_<name>*.py for
+# dualtl_lib/…/<name>.py and for each test that changed.
+check: style
+	OMP_NUM_THREADS=1 pytest -n 2 tests/test_architecture.py $(shell git diff --name-only HEAD -- dualtl_lib tests | \
+		sed -n 's|.*/\(test_\)\{0,1\}\([a-z_0-9]*\)\.py$$|\2|p' | sort -u | \
+		while read name; do ls tests/test_$$name*.py 2>/dev/null; done | sort -u | grep -v '_browser\|$(TABLES)')
 
 # The explorer in a real browser, which needs Debian's chromium, and how long a slider's move takes. The shortest of
 # these tests is one of `make test`.

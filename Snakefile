@@ -1,19 +1,18 @@
 # Which notebook needs what. `snakemake --cores all --config run=ckplus48` or `make reproduce RUN=ckplus48`.
 # An executed notebook stands for all that it wrote: its checkpoints, tables and pictures.
 
+from pathlib import Path
+
 from dualtl_lib.config import open_run
 from dualtl_lib.experiment import sweep
 from dualtl_lib.files import OUTPUT
 
-RUN = config.get("run", "embedded")
 CHANGES = {key: value for key, value in config.items() if key != "run"}
-if unknown := CHANGES.keys() - {"seed", "budget"}:  # what every notebook takes
-    raise ValueError(f"--config takes run, seed and budget; {', '.join(unknown)} belongs in a file in config/")
-OPTIONS = " ".join(f"--{key} {value}" for key, value in CHANGES.items())
-PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
-OPENED = open_run(RUN, **CHANGES)
-NAME = OPENED.name
-FOLDS = [str(sweep.path(OPENED, job).relative_to(OUTPUT)) for job in sweep.jobs(OPENED)]
+if unknown := CHANGES.keys() - {"seed", "budget"}:
+    raise ValueError(f"--config takes run, seed and budget; another setting is part of run=embedded,{min(unknown)}=…")
+RUN = open_run(str(config.get("run", "embedded")), **CHANGES)
+SPEC, NAME = RUN.spec, RUN.trained_name
+FOLDS = [str(sweep.path(RUN, job).relative_to(OUTPUT)) for job in sweep.jobs(RUN)]
 
 NEEDS = {  # 00 makes the synthetic faces that the others look at
     "00_start_here": [],
@@ -30,13 +29,13 @@ NEEDS = {  # 00 makes the synthetic faces that the others look at
 CORES = workflow.resource_settings.cores or 8  # a cluster is asked for 8
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
-LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
+LIBRARY = sorted(str(path) for path in Path("dualtl_lib").rglob("*.py"))
 TRUNK = "dualtl_lib/models/embedded.safetensors"
-TRAINING = 24 * 60 if OPENED.budget == "paper" else 240  # minutes that a training may take
+TRAINING = 24 * 60 if RUN.budget == "paper" else 240  # minutes that a training may take
 CELEBA = f"runs/{NAME}/celeba.safetensors"  # the first transfer's model
 # What decides a training's result. No other change of the library trains the folds of a sweep again.
-PACKAGES = ("models/", "data/", "synthetic/", "train/", "evaluate/", "experiment/")
-TRAINS = ["paper", "config", "files", "report/tables", *(name for name in LIBRARY if name.startswith(PACKAGES))]
+DECIDES = ("models", "data", "synthetic", "train", "evaluate", "experiment", "paper.py", "config.py", "files.py")
+TRAINS = [path for path in LIBRARY if Path(path).parts[1] in DECIDES]
 
 
 def executed(notebook):
@@ -55,8 +54,8 @@ rule notebook:
         notebook="notebooks/{notebook}.ipynb",
         needs=lambda w: [executed(n) for n in NEEDS[w.notebook]] + [CELEBA] * (w.notebook == "03_first_transfer"),
         folds=lambda w: FOLDS if w.notebook == "07_expression_recognition" else [],
-        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=LIBRARY)],
-        config=f"config/{RUN}.yaml",
+        library=[TRUNK, *LIBRARY],
+        config=f"config/{RUN.config}.yaml",
     output: f"runs/{NAME}/notebooks/{{notebook}}.ipynb"
     threads: 1
     resources:
@@ -64,7 +63,7 @@ rule notebook:
         runtime=TRAINING,
     shell:
         "OMP_NUM_THREADS={threads} papermill --progress-bar --log-level WARNING --cwd notebooks"
-        " -p run {RUN} {PARAMETERS} {input.notebook} {output}"
+        " -p run {SPEC:q} {input.notebook} {output}"
 
 
 use rule notebook as notebook_alone with:
@@ -83,8 +82,8 @@ use rule notebook as notebook_long with:
 # The first transfer by itself, since every dual fold starts from it. Notebook 03 finds it trained, and leaves it as it is.
 rule celeba:
     input:
-        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=TRAINS)],
-        config=f"config/{RUN}.yaml",
+        library=[TRUNK, *TRAINS],
+        config=f"config/{RUN.config}.yaml",
     output: CELEBA
     threads: CORES
     priority: 2
@@ -92,7 +91,7 @@ rule celeba:
         mem_mb=6000,
         runtime=TRAINING,
     shell:
-        "OMP_NUM_THREADS={threads} python -m dualtl_lib train {RUN} celeba {OPTIONS}"
+        "OMP_NUM_THREADS={threads} python -m dualtl_lib train {SPEC:q} celeba"
 
 
 # One fold from one start of the run's sweep (config/<run>.yaml); on one core, so that a result does not depend on
@@ -100,12 +99,12 @@ rule celeba:
 rule fold:
     input:
         needs=lambda w: [CELEBA] * ("-dual-" in w.job),
-        library=[TRUNK, *expand("dualtl_lib/{name}.py", name=TRAINS)],
-        config=f"config/{RUN}.yaml",
+        library=[TRUNK, *TRAINS],
+        config=f"config/{RUN.config}.yaml",
     output: f"runs/{NAME}/folds/{{job}}.json"
     threads: 1
     resources:
         mem_mb=4000,
-        runtime=240 if OPENED.budget == "paper" else 60,
+        runtime=240 if RUN.budget == "paper" else 60,
     shell:
-        "OMP_NUM_THREADS=1 python -m dualtl_lib fold {RUN} {wildcards.job} {OPTIONS}"
+        "OMP_NUM_THREADS=1 python -m dualtl_lib fold {SPEC:q} {wildcards.job}"

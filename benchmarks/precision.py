@@ -14,7 +14,7 @@ import os
 import numpy as np
 
 from dualtl_lib import config
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import statistics
 from dualtl_lib.experiment import folds, sweep
 
 
@@ -43,8 +43,8 @@ def main() -> None:
     print("| model | float32 | bfloat16 | McNemar |\n|---|---|---|---|")
     for model, exact in found["float32"].items():
         fast = found["bfloat16"][model]
-        both = [evaluation.wilson(int(right.sum()), len(right)) for right in (exact, fast)]
-        print(f"| {model} | {both[0]} | {both[1]} | {evaluation.compare(exact, fast)} |")
+        both = [statistics.wilson(int(right.sum()), len(right)) for right in (exact, fast)]
+        print(f"| {model} | {both[0]} | {both[1]} | {statistics.mcnemar(exact, fast)} |")
 
 
 if __name__ == "__main__":

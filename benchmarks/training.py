@@ -1,18 +1,19 @@
-"""How fast training is: images a second of each step, against the plain loop, and the share of the matrix rate.
+"""Training speed: images per second of each step, against the plain loop, and the share of the matrix rate.
 
 python benchmarks/training.py [--images 200] [--iterations 6] [--order pool-norm] [--precision auto] [--schedule 500]
 
-(a) step two, conv1 frozen; (b) step three, conv1 and conv2 frozen, at its beginning, where every image has a gradient,
-and later, where a tenth of them lack the hinge loss's margin; (c) Fig. 18's heads, conv5 taken away and the four layers
-before it frozen; (d) inference. The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a
-DataLoader, torch.optim.SGD. Both see the same batches, turn by turn in one process, and the best turn counts. "Share"
-is of the matrix rate measured in the same run: operations of the convolutions and products that cannot be avoided, over
-seconds. "torch's products alone" runs these convolutions and products by themselves, in the same turns: how much of the
-matrix rate they reach, with maps last in memory as ours are, and with maps first. Random weights and pictures: neither
-changes the time, as the number of images with a gradient is given. Then how many bytes an iteration of (c) moves at
-least; what normalizing and pooling the maps of conv1 and conv2 take, beside conv1's convolution; Table 4 through
-training.fit on as many images as the paper has, --schedule of its iterations, where that number is what random labels
-make it; and how the frozen layers' maps grow with the data.
+(a) Step two, conv1 frozen. (b) Step three, conv1 and conv2 frozen, at its beginning, where every image has a gradient,
+and later, where a tenth of them lack the hinge loss's margin. (c) Fig. 18's heads, conv5 taken away and the four layers
+before it frozen. (d) Inference.
+
+The plain loop is what one writes first: nn modules, requires_grad_(False), float32, a DataLoader, torch.optim.SGD. Both
+loops take the same batches, in turn in one process, and the best turn counts. "Share" is of the matrix rate measured in
+the same run: the floating-point operations of the convolutions and products that cannot be avoided, per second. "torch
+alone" runs these convolutions and products by themselves, in channels_last and in the default memory format.
+
+Weights and pictures are random. Neither changes the time, as the number of images with a gradient is given. Then Table
+4 through trainer.fit on as many images as the paper has, for --schedule of its iterations; random labels decide how
+many images have a gradient there. Last, how the frozen features grow with the data.
 """
 
 import argparse
@@ -31,12 +32,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from dualtl_lib import paper
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.data.dataset import Faces
 from dualtl_lib.models import caffenet
 from dualtl_lib.models.precision import bfloat16_pays, resolve
-from dualtl_lib.train import training
+from dualtl_lib.train import trainer
 from dualtl_lib.train.frozen import FrozenFeatures
-from dualtl_lib.train.optimizer import CaffeSGD
+from dualtl_lib.train.inference import predict
+from dualtl_lib.train.losses import hinge
+from dualtl_lib.train.optimizer import CaffeSGD, caffe_groups
+from dualtl_lib.train.recipe import CKPLUS
+from dualtl_lib.train.sampling import batch_indices
+from dualtl_lib.train.trainer import TrainerConfig
 
 BATCH = 100
 STEPS = {  # what is trained, what is frozen, how many images of a batch have a gradient
@@ -47,19 +53,13 @@ STEPS = {  # what is trained, what is frozen, how many images of a batch have a 
 }
 
 
-class Noise(torch.utils.data.Dataset):
-    """Pictures of noise with random targets, as faces.Faces has them."""
-
-    def __init__(self, images: int, heads: int | None):
-        draw = np.random.default_rng(0)
-        self.images = draw.integers(0, 256, (images, 3, caffenet.SIZE, caffenet.SIZE), dtype=np.uint8)
-        self.targets = torch.from_numpy(draw.integers(0, 2, (images, heads) if heads else images))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int):
-        return torch.from_numpy(self.images[i]), self.targets[i]
+def noise(images: int, heads: int | None = None) -> Faces:
+    """Pictures of noise with random targets."""
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (images, 3, caffenet.SIZE, caffenet.SIZE), dtype=np.uint8)
+    targets = torch.from_numpy(draw.integers(0, 2, (images, heads) if heads else images))
+    names = [str(i) for i in range(images)]
+    return Faces(pixels, targets, paper.ATTRIBUTES if heads else paper.EXPRESSIONS, names, names, names)
 
 
 class Plain(nn.Module):
@@ -86,45 +86,47 @@ def build(kind: Callable, frozen: tuple[str, ...], order: str) -> nn.Module:
     return kind(trunk, paper.ATTRIBUTES if kind is caffenet.AttributeNet else paper.EXPRESSIONS).freeze(*frozen)
 
 
-def batches(data: Noise) -> Iterator[np.ndarray]:
-    """Which images each step trains on, without end."""
-    return (training.batch_indices(t, BATCH, len(data), seed=0) for t in itertools.count())
+def batches(data: Faces) -> Iterator[np.ndarray]:
+    """Images of each step, without end."""
+    return (batch_indices(t, BATCH, len(data), seed=0) for t in itertools.count())
 
 
-def loss_of(answers: torch.Tensor, targets: torch.Tensor, active: int) -> torch.Tensor:
+def loss_of(logits: torch.Tensor, targets: torch.Tensor, active: int) -> torch.Tensor:
     """The hinge loss as if all images but the first `active` had their margin."""
-    return training.hinge(answers[:active], targets[:active])
+    return hinge(logits[:active], targets[:active])
 
 
-def plain_steps(model: nn.Module, data: Noise, active: int = BATCH):
-    """One training step of the plain loop at each `next`, with the images it took."""
+def plain_steps(model: nn.Module, data: Faces, active: int = BATCH) -> Iterator[int]:
+    """One training step of the plain loop at each `next`: how many images it took."""
     net = Plain(model).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    solver = torch.optim.SGD(trained, 1e-6, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], 1e-6, momentum=0.9, weight_decay=5e-4
+    )
     for images, targets in torch.utils.data.DataLoader(data, batch_sampler=batches(data)):
         loss = loss_of(net(images), targets, active)
-        solver.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        solver.step()
+        optimizer.step()
         yield len(images)
 
 
-def our_steps(model: nn.Module, data: Noise, precision: str, active: int = BATCH, maps: FrozenFeatures | None = None):
-    """The same by the parts that training.fit is made of, the frozen layers' maps being there already."""
-    maps = maps or FrozenFeatures(model, data, precision=precision)
-    solver = CaffeSGD(model.named_parameters(), 0.9, 5e-4)
-    solver.rate = 1e-6
+def our_steps(
+    model: nn.Module, data: Faces, precision: str, active: int = BATCH, features: FrozenFeatures | None = None
+) -> Iterator[int]:
+    """The same by train_step, with the frozen features computed before."""
+    features = features or FrozenFeatures(model.eval(), data, precision=precision)
+    recipe = dataclasses.replace(CKPLUS, base_lr=1e-6)
+    optimizer = CaffeSGD(caffe_groups(model.named_parameters(), recipe))
+    loss, few = partial(loss_of, active=active), active < trainer.FEW * BATCH
     for t, batch in enumerate(batches(data)):
-        solver.zero_grad()
-        ask = partial(training._answers, model, maps, batch, (0, t))
-        few = active < training.FEW * BATCH
-        training._learn(ask, np.arange(BATCH), data.targets[batch], partial(loss_of, active=active), few)
-        solver.step()
+        optimizer.zero_grad()
+        trainer.train_step(model, features, batch, data.targets[batch], loss, seed=(0, t), few_active=few)
+        optimizer.step()
         yield BATCH
 
 
 def rates(turns: dict, rounds: int) -> dict[str, float]:
-    """Images a second of each, its best turn of `rounds`, after one that does not count."""
+    """Images per second of each, its best turn of `rounds`, after one that does not count."""
     best = dict.fromkeys(turns, 0.0)
     for turn in range(rounds + 1):
         for name, steps in turns.items():
@@ -145,44 +147,24 @@ def matrix_rate(dtype: torch.dtype, n: int = 2048, budget: float = 2.0) -> float
     return best
 
 
-def memory_rate(budget: float = 1.0) -> float:
-    """Bytes a second that copying 128 MB reads and writes: the best one within `budget` seconds."""
-    a, best, begin = torch.ones(1 << 25), 0.0, time.perf_counter()
-    b = torch.empty_like(a)
-    while time.perf_counter() - begin < budget:
-        start = time.perf_counter()
-        b.copy_(a)
-        best = max(best, 2 * a.nbytes / (time.perf_counter() - start))
-    return best
-
-
-def bytes_moved(model: nn.Module, precision: str) -> float:
-    """Bytes that an iteration cannot do without reading or writing: weights and speeds (read and written) and gradients
-    (written and read) of what is trained, in float32, and the frozen layers' maps of a batch."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    maps = np.prod(model.trunk.shapes()[model.frozen()[-1]])
-    return 6 * 4 * trained + BATCH * maps * getattr(torch, precision).itemsize
-
-
-def alone_steps(model: nn.Module, active: int, dtype: torch.dtype, order=torch.channels_last):
-    """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`.
-
-    order: of maps in memory.
-    """
-    shapes, calls, back = list(model.trunk.shapes().values()), [], torch.ops.aten.convolution_backward
-    skipped = model.frozen() if active else ()
+def alone_steps(
+    model: nn.Module, active: int, dtype: torch.dtype, memory_format: torch.memory_format = torch.channels_last
+) -> Iterator[int]:
+    """Nothing but torch's own convolutions and products, those that `operations` counts, on a batch at each `next`."""
+    shapes, calls = list(model.trunk.shapes().values()), []
+    frozen = model.frozen() if active else ()
     for layer, entering in zip(model.trunk.layers, shapes, strict=False):
-        if layer.name in skipped:
+        if layer.name in frozen:
             continue
         weight = model.trunk.get_submodule(layer.name).weight.detach().to(dtype)
-        how = [layer.stride] * 2, [layer.padding] * 2, [1, 1]
-        x = torch.ones(BATCH, *entering, dtype=dtype).contiguous(memory_format=order)
-        y = F.conv2d(x, weight, None, *how, layer.groups)
-        calls.append(partial(F.conv2d, x, weight, None, *how, layer.groups))
+        how = layer.stride, layer.padding, 1, layer.groups
+        x = torch.ones(BATCH, *entering, dtype=dtype).contiguous(memory_format=memory_format)
+        y = F.conv2d(x, weight, None, *how)
+        calls.append(partial(F.conv2d, x, weight, None, *how))
         if active:
-            wanted = [len(calls) > 1, True, False]  # what enters the first of them needs no gradient
-            some = y[:active], x[:active], weight
-            calls.append(partial(back, *some, None, *how, False, [0, 0], layer.groups, wanted))
+            if len(calls) > 1:  # what enters the first of them needs no gradient
+                calls.append(partial(torch.nn.grad.conv2d_input, x[:active].shape, weight, y[:active], *how))
+            calls.append(partial(torch.nn.grad.conv2d_weight, x[:active], weight.shape, y[:active], *how))
     for name, p in model.named_parameters():
         if name.startswith("fc") and p.ndim > 1:
             weight = p.detach().flatten(0, -2).to(dtype)
@@ -198,10 +180,10 @@ def alone_steps(model: nn.Module, active: int, dtype: torch.dtype, order=torch.c
         yield BATCH
 
 
-def both_orders(model: nn.Module, active: int, precision: str) -> dict:
-    """`alone_steps` with maps last in memory, as ours are, and with maps first, as PyTorch has them by default."""
-    orders = {"last": torch.channels_last, "first": torch.contiguous_format}
-    return {name: alone_steps(model, active, getattr(torch, precision), order) for name, order in orders.items()}
+def both_formats(model: nn.Module, active: int, precision: str) -> dict[str, Iterator[int]]:
+    """`alone_steps` in channels_last, as the trunk computes, and in PyTorch's default memory format."""
+    formats = {"channels_last": torch.channels_last, "default": torch.contiguous_format}
+    return {name: alone_steps(model, active, getattr(torch, precision), format) for name, format in formats.items()}
 
 
 def operations(model: nn.Module, active: int) -> float:
@@ -221,103 +203,50 @@ def operations(model: nn.Module, active: int) -> float:
     return total + head * (1 + back * (2 if total else 1))
 
 
-def inference(data: Noise, order: str, precision: str, rounds: int) -> dict[str, float]:
+def inference(data: Faces, order: str, precision: str, rounds: int) -> dict[str, float]:
+    """Images per second of the plain loop, `predict` and torch alone."""
     model = build(caffenet.ExpressionNet, (), order).eval()
-    plain = Plain(model).eval()
+    plain, batch = Plain(model).eval(), data.subset(range(BATCH))
 
     @torch.no_grad()
     def by_plain():
         while True:
-            for images, _ in torch.utils.data.DataLoader(torch.utils.data.Subset(data, range(BATCH)), BATCH):
+            for images, _ in torch.utils.data.DataLoader(batch, BATCH):
                 plain(images).argmax(1)
                 yield BATCH
 
     def by_us():
-        first = FirstOf(data, BATCH)
         while True:
-            evaluation.predict(model, first, precision=precision)
+            predict(model, batch, precision=precision)
             yield BATCH
 
-    return rates({"plain": by_plain(), "ours": by_us(), **both_orders(model, 0, precision)}, rounds)
-
-
-def forth(op: Callable, x: torch.Tensor) -> Iterator[int]:
-    """A layer forward, as training runs it, at each `next`."""
-    while True:
-        op(x)
-        yield len(x)
-
-
-def back(op: Callable, x: torch.Tensor) -> Iterator[int]:
-    """Its way back to what entered."""
-    y = op(x)
-    g = torch.ones_like(y)
-    while True:
-        torch.autograd.grad(y, x, g, retain_graph=True)
-        yield len(x)
-
-
-def between(rounds: int) -> None:
-    """Milliseconds of normalizing and pooling a batch of maps as large as conv1 and conv2 make them, which is where
-    AlexNet's order has both: PyTorch's own with maps first, and the trunk's. Forward keeps what the way back needs.
-    """
-    trunk = caffenet.Trunk()
-    kinds = {  # layers of PyTorch's and ours, the type, and what lies last in memory
-        "PyTorch's, float32": (nn.LocalResponseNorm(5, 1e-4, 0.75), torch.float32, torch.contiguous_format),
-        "ours, float32": (trunk.norm, torch.float32, torch.channels_last),
-        "ours, bfloat16": (trunk.norm, torch.bfloat16, torch.channels_last),
-    }
-    print("\n| a batch, ms | " + " | ".join(f"{kind}: forward | back" for kind in kinds) + " |")
-    print("|---|" + "---:|" * 2 * len(kinds))
-    for maps, side, name in ((96, 55, "conv1"), (256, 27, "conv2")):
-        for what in ("normalizing", "pooling"):
-            turns = {}
-            for kind, (norm, dtype, order) in kinds.items():
-                x = torch.rand(BATCH, maps, side, side).to(dtype).contiguous(memory_format=order).requires_grad_()
-                op = norm if what == "normalizing" else nn.MaxPool2d(3, 2, ceil_mode=True)
-                turns |= {(kind, "forward"): forth(op, x), (kind, "back"): back(op, x)}
-            found = rates(turns, rounds).values()
-            print(f"| {what} {name} | " + " | ".join(f"{1000 * BATCH / rate:.0f}" for rate in found) + " |", flush=True)
-    x = torch.rand(BATCH, 3, caffenet.SIZE, caffenet.SIZE)
-    with torch.no_grad():
-        taken = BATCH / rates({"conv1": forth(trunk.conv1, x)}, rounds)["conv1"]
-    print(f"\nconv1's convolution itself, in float32 with maps first: {1000 * taken:.0f} ms")
-
-
-class FirstOf:
-    """The first images of a data set."""
-
-    def __init__(self, data: Noise, n: int):
-        self.images, self.targets = data.images[:n], data.targets[:n]
-
-    def __len__(self) -> int:
-        return len(self.images)
+    return rates({"plain": by_plain(), "ours": by_us(), **both_formats(model, 0, precision)}, rounds)
 
 
 def schedule(iterations: int, order: str, precision: str) -> None:
-    """Table 4 by training.fit on 1400 images: seconds of the frozen layers, and of the iterations."""
+    """Table 4 by trainer.fit on 1400 images: seconds of the frozen layers, and of the iterations."""
     model = build(caffenet.ExpressionNet, ("conv1", "conv2"), order)
-    data = Noise(paper.CKPLUS_SPLIT["train"], None)
-    short = dataclasses.replace(training.CKPLUS, max_iter=iterations)
+    data = noise(paper.CKPLUS_SPLIT["train"])
+    short = dataclasses.replace(CKPLUS, max_iter=iterations)
     begin = time.perf_counter()
     FrozenFeatures(model, data, precision=precision)
     frozen = time.perf_counter() - begin
     begin = time.perf_counter()
-    training.fit(model, data, short, precision=precision)
+    trainer.fit(model, data, short, config=TrainerConfig(precision=precision))
     each = (time.perf_counter() - begin - frozen) / iterations
-    whole = (frozen + training.CKPLUS.max_iter * each) / 60
+    whole = (frozen + CKPLUS.max_iter * each) / 60
     print(
         f"\nTable 4, {len(data)} images: {iterations} iterations at {1000 * each:.0f} ms, "
-        f"frozen layers {frozen:.0f} s; extrapolated to {training.CKPLUS.max_iter}: {whole:.0f} minutes"
+        f"frozen layers {frozen:.0f} s; extrapolated to {CKPLUS.max_iter}: {whole:.0f} minutes"
     )
 
 
 def growth(sizes: list[int], order: str, precision: str) -> None:
-    """Time and memory of step three as the data set grows: the frozen layers' maps, and a step with them.
+    """Time and memory of step three as the data set grows: the frozen features, and a step with them.
 
-    Each size in a process of its own, whose memory is then that of this size alone.
+    Each size has a process of its own, whose memory is that of this size alone.
     """
-    print("\n| images | frozen layers, s | s per 1000 | their maps, MB | training, images/s | peak memory, GB |")
+    print("\n| images | frozen layers, s | s per 1000 | features, MB | training, images/s | peak memory, GB |")
     print("|---:|---:|---:|---:|---:|---:|")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for row in pool.imap(partial(grown, order=order, precision=precision), sizes):
@@ -326,29 +255,18 @@ def growth(sizes: list[int], order: str, precision: str) -> None:
 
 def grown(n: int, order: str, precision: str) -> str:
     """The row of `growth` for a data set of n images."""
-    model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
+    model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order).eval(), noise(n)
     begin = time.perf_counter()
-    maps = FrozenFeatures(model, data, precision=precision)
+    features = FrozenFeatures(model, data, precision=precision)
     taken = time.perf_counter() - begin
-    rate = rates({"ours": our_steps(model, data, precision, maps=maps)}, rounds=3)["ours"]
-    size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
+    rate = rates({"ours": our_steps(model, data, precision, features=features)}, rounds=3)["ours"]
+    size = f"{features.size(n) / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"
     return f"| {n} | {taken:.1f} | {1000 * taken / n:.2f} | {size} |"
 
 
 def peak_memory() -> float:
     """The most that this process has held so far, in GB; the pictures are part of it."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
-def floor_of_heads(order: str, precision: str, rate: float) -> None:
-    """What an iteration of (c), so short that it matters there, takes for its bytes and for its operations."""
-    kind, frozen, active = STEPS["(c) Fig. 18's heads"]
-    model = build(kind, frozen, order)
-    data, copied, work = bytes_moved(model, precision), memory_rate(), BATCH * operations(model, active)
-    print(
-        f"\n(c) moves at least {data / 1e6:.0f} MB an iteration, {1e3 * data / copied:.1f} ms at a copy's "
-        f"{copied / 1e9:.0f} GB/s; its operations take {1e3 * work / rate:.1f} ms at the matrix rate"
-    )
 
 
 def main() -> None:
@@ -375,28 +293,24 @@ def main() -> None:
 
     for name, (kind, frozen, active) in STEPS.items():
         model, other = build(kind, frozen, args.order), build(kind, frozen, args.order)
-        data = Noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
+        data = noise(args.images, len(paper.ATTRIBUTES) if kind is caffenet.AttributeNet else None)
         turns = {"plain": plain_steps(other, data, active), "ours": our_steps(model, data, precision, active)}
-        turns |= both_orders(model, active, precision)
+        turns |= both_formats(model, active, precision)
         row(name, rates(turns, args.iterations), operations(model, active))
-    found = inference(Noise(args.images, None), args.order, precision, args.iterations)
+    found = inference(noise(args.images), args.order, precision, args.iterations)
     row("(d) inference", found, operations(build(caffenet.ExpressionNet, (), args.order), active=0))
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, order {args.order}")
     measured = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in peak.items())
-    print(
-        f"matrix rate, GFLOP/s: {measured}; ours and torch's products alone in {precision}, the plain loop in float32\n"
-    )
+    print(f"matrix rate, GFLOP/s: {measured}; ours and torch alone in {precision}, the plain loop in float32\n")
     print("| step | plain, images/s | of the float32 rate | ours, images/s | times | MFLOP an image "
-          f"| of the {precision} rate | torch's products alone, images/s | their share | ours of theirs "
-          "| theirs with maps first |")  # fmt: skip
+          f"| of the {precision} rate | torch alone, images/s | its share | ours of its "
+          "| torch alone, default memory format |")  # fmt: skip
     print("|---|" + "---:|" * 10)
     for name, plain, ours, last, first, work in rows:
         loop = f"{plain:.1f} | {plain * work / peak['float32']:.0%}"
         share = f"{work / 1e6:.0f} | {ours * work / peak[precision]:.0%}"
         alone = f"{last:.0f} | {last * work / peak[precision]:.0%} | {ours / last:.0%} | {first:.0f}"
         print(f"| {name} | {loop} | {ours:.1f} | {ours / plain:.2f} | {share} | {alone} |")
-    floor_of_heads(args.order, precision, peak[precision])
-    between(args.iterations)
     schedule(args.schedule, args.order, precision)
     growth(args.grow, args.order, precision)
 

@@ -56,9 +56,13 @@ CELEBA_IMAGES = 202_599  # section 4.2.1
 CKPLUS_IMAGES = 1875  # section 4.3.1
 CKPLUS_SPLIT = dict(train=1400, test=200, validation=275)
 
+# Keys of models, by the figure that draws them, and of protocols, in files and code; report/labels.py has their names.
+MODELS = ("fig9", "fig14", "fig18", "svm")  # svm is ours, not the paper's
+PROTOCOLS = ("random", "subject")  # the paper's split; the subject-independent split, which is ours
+
 TABLE5 = {  # accuracy on CK+, 8 classes
-    "Our model in Fig. 14": 0.990,
-    "Our model in Fig. 18": 0.980,
+    "fig14": 0.990,
+    "fig18": 0.980,
     "AUDN": 0.937,
     "Zero-bias CNN+AD": 0.964,
     "CNN+SVM": 0.965,
@@ -80,9 +84,11 @@ TABLE6 = {  # accuracy of the model in Fig. 14 with parts of the face covered; k
 class Panel(NamedTuple):
     """One lettered panel of a figure.
 
-    maps: map numbers, or None for every map of the layer.
-    top: the strongest neurons of each of these maps, or None for all of them.
-    model: "now" is the model that the figure is about, "before" the one it is compared with.
+    Attributes:
+        letter: Its letter.
+        maps: Map numbers, or None for every map of the layer.
+        top: Only this many most activated neurons of each of these maps, or None for all of them.
+        model: "now" is the model that the figure is about, "before" the one it is compared with.
     """
 
     letter: str
@@ -154,9 +160,15 @@ FIGURES = {
 
 
 def figure(number: int, maps: tuple[int, ...] | None = None, top: int = 1) -> Figure:
-    """A figure of projections with other maps than the paper's in its single panels, or another "top 1".
+    """Return a figure of projections with other settings than the paper's.
 
-    Raises ValueError when the number of maps is not that of the panels.
+    Args:
+        number: The figure's number.
+        maps: Map numbers of the panels that show a single map. Default: the paper's.
+        top: Neurons of each map in the panels that show the strongest one of every map.
+
+    Raises:
+        ValueError: If the number of maps is not that of the panels.
     """
     paper = FIGURES[number]
     single = [panel.letter for panel in paper.panels if panel.maps]

@@ -1,17 +1,21 @@
 """What every test shares: where real material is, and a folder for what runs write."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import wire_formats
 
 from dualtl_lib import config, files
 from dualtl_lib.experiment import pipeline
-from dualtl_lib.models.caffenet import CAFFENET, Trunk
+from dualtl_lib.models import weights
+from dualtl_lib.models.caffenet import CAFFENET, Preprocessing, Trunk
 
 torch.set_num_threads(1)  # two tests run at a time
 
@@ -19,10 +23,10 @@ torch.set_num_threads(1)  # two tests run at a time
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real weights and faces; tests that need it skip where it is absent."""
-    root = Path(os.environ.get("DUALTL_DATA", files.PROJECT.parent / "shared" / "data"))
-    if not root.is_dir():
-        pytest.skip(f"needs real weights and faces: no folder {root.name!r} at DUALTL_DATA")
-    return root
+    try:
+        return files.data_root()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs real weights and faces: {error}")
 
 
 class Checkout:
@@ -69,7 +73,34 @@ def shallow() -> Trunk:
 
 
 @pytest.fixture
+def small(monkeypatch) -> dict[str, np.ndarray]:
+    """Weights of a small network, which stands in CaffeNet's place."""
+    monkeypatch.setitem(weights.ARCHITECTURES, "caffenet", (wire_formats.SMALL, Preprocessing()))
+    trunk, generator = Trunk(wire_formats.SMALL), torch.Generator().manual_seed(0)
+    for p in trunk.parameters():
+        torch.nn.init.normal_(p, generator=generator)
+    return wire_formats.numbers(trunk)
+
+
+@pytest.fixture
 def output(tmp_path, monkeypatch) -> Path:
     """An empty folder in which runs/ and figures/ are written in place of the checkout's."""
-    monkeypatch.setattr(config, "OUTPUT", tmp_path)
+    monkeypatch.setattr(files, "OUTPUT", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def write_config(tmp_path, monkeypatch):
+    """What writes config/mine.yaml of a project in an empty folder, whose runs write to out/."""
+    monkeypatch.setattr(files, "PROJECT", tmp_path)
+    monkeypatch.setattr(files, "OUTPUT", tmp_path / "out")
+    (tmp_path / "config").mkdir()
+
+    def write(**changes) -> Path:
+        settings = dict(title="t", weights="w", celeba="c", ckplus="k", budget="quick", seed=0) | changes
+        path = tmp_path / "config" / "mine.yaml"
+        path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in settings.items()))
+        return path
+
+    write()
+    return write

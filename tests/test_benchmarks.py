@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from dualtl_lib import files
+from dualtl_lib.data.dataset import Faces
 from dualtl_lib.models import caffenet, weights
-from dualtl_lib.train import training
+from dualtl_lib.train import trainer
 from dualtl_lib.visualize.deconvnet import Deconvnet
 from dualtl_lib.visualize.gallery import gallery
 
@@ -54,7 +55,7 @@ def test_fig_18s_heads_are_measured_on_fig_18s_network(monkeypatch):
     kind, frozen, _ = measured.STEPS["(c) Fig. 18's heads"]
     model = measured.build(kind, frozen, "pool-norm")
     assert is_fig18s(model) and len(measured.Plain(model).model.trunk.layers) == 4
-    monkeypatch.setattr(training, "fit", lambda model, *_, **__: models.append(model) or {"loss": [0.0]})
+    monkeypatch.setattr(trainer, "fit", lambda model, *_, **__: models.append(model) or {"loss": [0.0]})
     monkeypatch.setattr(sys, "argv", ["paper_scale.py", "--faces", "3", "--expressions", "3"])
     module("paper_scale.py").main()
     assert [is_fig18s(model) for model in models] == [False, False, True]
@@ -64,17 +65,17 @@ def test_the_plain_loop_and_ours_see_the_same_batches(monkeypatch):
     measured, plain, ours = module("training.py"), [], []
     monkeypatch.setattr(measured, "BATCH", 4)
 
-    class Watched(measured.Noise):
-        def __getitem__(self, i):
-            plain.append(int(i))
-            return super().__getitem__(i)
+    def watched_image(faces, i, get=Faces.__getitem__):
+        plain.append(int(i))
+        return get(faces, i)
 
-    def watched(*arguments, answers=training._answers):
-        ours.extend(arguments[2].tolist())
-        return answers(*arguments)
+    def watched_step(model, features, indices, *arguments, step=trainer.train_step, **how):
+        ours.extend(indices.tolist())
+        return step(model, features, indices, *arguments, **how)
 
-    monkeypatch.setattr(training, "_answers", watched)
-    data = Watched(10, None)
+    monkeypatch.setattr(Faces, "__getitem__", watched_image)
+    monkeypatch.setattr(trainer, "train_step", watched_step)
+    data = measured.noise(10)
     models = [measured.build(caffenet.ExpressionNet, ("conv1",), "pool-norm") for _ in range(2)]
     turns = measured.plain_steps(models[0], data, 4), measured.our_steps(models[1], data, "float32", 4)
     for _ in range(3):

@@ -91,19 +91,25 @@ def test_a_projection_is_shown_in_the_colours_of_the_image(colour):
 
 
 @pytest.mark.parametrize(
-    "images",
-    [torch.zeros(1, 3, 227, 227), torch.zeros(3, 227, 227, dtype=torch.uint8), pictures(1)[..., :226]],
-    ids=["float", "one image", "another size"],
+    "images, found",
+    [
+        (torch.zeros(1, 3, 227, 227), "float32"),
+        (torch.zeros(3, 227, 227, dtype=torch.uint8), r"\[3, 227, 227\]"),
+        (pictures(1).numpy(), "ndarray"),
+        ([pictures(1)], "list"),
+    ],
 )
-def test_other_images_are_refused(images):
-    with pytest.raises(ValueError, match=r"expected uint8 RGB images \[N, 3, 227, 227\], found torch\."):
-        Preprocessing()(images)
+def test_other_images_are_refused(images, found):
+    for call in (Preprocessing(), Trunk().check):
+        with pytest.raises(ValueError, match=f"images: .*{found}"):
+            call(images)
 
 
-@pytest.mark.parametrize("images", [pictures(1).numpy(), [pictures(1)]], ids=["array", "list"])
-def test_what_is_no_tensor_is_refused(images):
-    with pytest.raises(ValueError, match=f"found {type(images).__name__}, which is no tensor"):
-        Preprocessing()(images)
+def test_images_of_another_size_are_refused():
+    for model in (Trunk().check, ExpressionNet(Trunk(), "ab")):
+        with pytest.raises(ValueError, match=r"images: .*227, 227.*227, 226"):
+            model(pictures(1)[..., :226])
+    assert Trunk(image_size=226).check(pictures(1)[..., :226, :226]).shape[2] == 226
 
 
 # --- Local response normalization
@@ -140,21 +146,6 @@ def test_normalization_and_its_gradient_are_pytorchs(order):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_normalization_is_the_neuron_times_its_factor():
-    x, norm = noise(1, 8, 4, 4, scale=200), LocalResponseNorm()
-    factor = norm.factor(x)
-    assert ((factor > 0) & (factor <= 1)).all()
-    torch.testing.assert_close(norm(x), x * factor, rtol=1e-6, atol=1e-6)
-
-
-def test_gradient_of_normalization_is_pytorchs():
-    x = noise(2, 7, 3, 3, scale=200).double().requires_grad_()
-    weight = noise(2, 7, 3, 3, seed=1).double()
-    (ours,) = torch.autograd.grad((LocalResponseNorm()(x) * weight).sum(), x)
-    (theirs,) = torch.autograd.grad((F.local_response_norm(x, 5, 1e-4, 0.75, 1.0) * weight).sum(), x)
-    torch.testing.assert_close(ours, theirs)
-
-
 def test_gradient_of_normalization_by_differences():
     for scale, eps in ((200, 1e-3), (5000, 1e-6)):
         x = noise(1, 6, 2, 2, scale=scale).double().requires_grad_()
@@ -184,15 +175,6 @@ def test_normalization_of_a_few_images_at_a_time_is_that_of_all(at_once, monkeyp
     assert torch.equal(parts, whole) and torch.equal(torch.autograd.grad(parts, x, weight)[0], back)
 
 
-# --- Pooling
-
-
-def test_last_window_of_an_even_map_hangs_over_its_edge():
-    x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert Trunk().pool(x).tolist() == [[[[10, 11], [14, 15]]]]
-    assert Trunk().pool(x - 100).tolist() == [[[[-90, -89], [-86, -85]]]]  # what lies beyond is never a winner
-
-
 # --- The trunk
 
 
@@ -202,7 +184,8 @@ def by_functions(trunk, x):
     for layer in trunk.layers:
         conv = trunk.get_submodule(layer.name)
         x = F.relu(F.conv2d(x, conv.weight, conv.bias, layer.stride, layer.padding, groups=layer.groups))
-        pool = [lambda y: F.max_pool2d(y, 3, 2, ceil_mode=True)] * layer.pool
+        pooling = nn.MaxPool2d(layer.pool_kernel, layer.pool_stride, layer.pool_padding, ceil_mode=layer.pool_ceil)
+        pool = [pooling] * layer.pool
         norm = [lambda y: F.local_response_norm(y, 5, 1e-4, 0.75, 1.0)] * layer.norm
         for step in (*pool, *norm) if trunk.order == "pool-norm" else (*norm, *pool):
             x = step(x)
@@ -210,16 +193,35 @@ def by_functions(trunk, x):
     return found
 
 
-@pytest.mark.parametrize("layers", [caffenet.CAFFENET, caffenet.TORCHVISION_ALEXNET], ids=["caffenet", "torchvision"])
+# Like VGG's first layers, and ZFNet's pooling.
+VGG = Layer("conv1_1", 8, 3, padding=1), Layer("conv1_2", 8, 3, padding=1, pool=True, pool_kernel=2, pool_ceil=False)
+PADDED = (Layer("conv1", 8, 7, stride=2, padding=1, pool=True, norm=True, pool_padding=1, pool_ceil=False),)
+
+
+@pytest.mark.parametrize("layers", [caffenet.CAFFENET, caffenet.TORCHVISION_ALEXNET, VGG, PADDED])
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
 @torch.no_grad()
 def test_trunk_is_what_its_table_says(trunk, layers, order):
-    other = Trunk(layers, order)
+    other, record = Trunk(layers, order=order), []
     if layers is trunk.layers:
         other.load_state_dict(trunk.state_dict())
     x = other.transform(pictures())
-    for name, expected in by_functions(other, x).items():
+    plain, recorded = other(x), other(x, record=record)
+    assert torch.equal(plain, recorded) and len(record) == len(layers)
+    for (name, expected), layer in zip(by_functions(other, x).items(), layers, strict=True):
         torch.testing.assert_close(other(x, stop=name), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        assert other.shapes()[name] == expected.shape[1:] and other.layer(name) == layer
+
+
+@torch.no_grad()
+def test_a_record_tells_where_each_pooled_value_was(trunk):
+    record = []
+    trunk(trunk.transform(pictures()), record=record)
+    assert [stage.size for stage in record] == [(227, 227), (27, 27), (13, 13), (13, 13), (13, 13)]
+    for layer, stage in zip(trunk.layers, record, strict=True):
+        assert (stage.switches is None) == (not layer.pool) and (stage.conv >= 0).all()
+        if layer.pool:  # before normalization, where the order is "pool-norm"
+            assert torch.equal(stage.conv.flatten(2).gather(2, stage.switches.flatten(2)), stage.pooled.flatten(2))
 
 
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
@@ -247,12 +249,14 @@ def test_a_trunk_can_be_run_in_parts(trunk):
     x = trunk.transform(pictures(1))
     half = trunk(x, stop="conv2")
     assert torch.equal(trunk(half, start="conv3"), trunk(x))
-    assert torch.equal(trunk(x, start="conv1", stop="conv1"), trunk.stage("conv1", x))
+    record = []
+    trunk(half, start="conv3", stop="conv4", record=record)
+    assert len(record) == 2 and torch.equal(record[1].pooled, trunk(x, stop="conv4"))
 
 
 def test_layers_in_the_other_order_are_refused(trunk):
     for start, stop in (("conv4", "conv2"), ("conv3", "conv2")):
-        with pytest.raises(ValueError, match=f"start is {stop} or a layer before it .*, not {start}"):
+        with pytest.raises(ValueError, match=f"start: .*{stop}.* found {start}"):
             trunk(noise(1, 256, 13, 13), start=start, stop=stop)
 
 
@@ -274,7 +278,7 @@ def test_maps_and_their_gradients_stay_last_in_memory(order, dtype):
     x = noise(2, 3, 227, 227)
     for layer in caffenet.CAFFENET:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            x = Trunk(order=order).stage(layer.name, x.contiguous(memory_format=torch.channels_last))
+            x = Trunk(order=order)(x, start=layer.name, stop=layer.name)
         assert x.is_contiguous(memory_format=torch.channels_last) and x.dtype == dtype
         before = x.detach().requires_grad_()
         if layer.norm:
@@ -291,10 +295,10 @@ def test_a_new_trunk_has_bvlcs_fillers():
 
 
 def test_unknown_order_and_layer_are_refused(trunk):
-    with pytest.raises(ValueError, match=r"order is 'pool-norm' .* or 'norm-pool' .*, not 'norm'"):
+    with pytest.raises(ValueError, match=r"order: .*'pool-norm'.*'norm-pool'.*'norm'$"):
         Trunk(order="norm")
     for call in (trunk.layer, lambda name: trunk(torch.zeros(1, 3, 227, 227), stop=name)):
-        with pytest.raises(ValueError, match="no layer 'conv6'; this trunk has conv1, conv2, conv3, conv4, conv5"):
+        with pytest.raises(ValueError, match="'conv6'.*conv1, conv2, conv3, conv4, conv5"):
             call("conv6")
 
 
@@ -343,7 +347,7 @@ def test_model_of_fig_18_drops_conv5_and_keeps_the_pooling(trunk):
     assert not hasattr(model.trunk, "conv5") and [layer.name for layer in model.trunk.layers][-1] == "conv4"
     assert model.features == model.fc1.in_features == 384 * 6 * 6
     x = trunk.transform(pictures())
-    assert torch.equal(model.trunk(x), trunk.pool(trunk(x, stop="conv4")))
+    assert torch.equal(model.trunk(x), F.max_pool2d(trunk(x, stop="conv4"), 3, 2, ceil_mode=True))
     assert trunk.layer("conv5").pool and not trunk.layer("conv4").pool  # the first trunk is as it was
 
 
@@ -376,6 +380,9 @@ def test_frozen_layers_get_no_gradient(trunk):
 
 
 def test_frozen_layers_are_counted_from_the_first_on(trunk):
+    for count in (0, 2, 5):
+        for model in (ExpressionNet(trunk, classes="ab", freeze=count), AttributeNet(trunk, "ab", freeze=count)):
+            assert model.frozen() == trunk.names[:count]
     model = ExpressionNet(trunk, paper.EXPRESSIONS)
     assert model.frozen() == ()
     assert model.freeze("conv2").frozen() == ()  # conv1 still trains, so conv2's output changes
@@ -390,12 +397,12 @@ def test_freezing_survives_the_second_transfer(trunk):
 
 def test_a_layer_that_is_not_there_cannot_be_frozen(trunk):
     model = ExpressionNet(trunk, paper.EXPRESSIONS, conv5=False)
-    with pytest.raises(ValueError, match=r"no layer 'conv5'; this trunk has conv1, conv2, conv3, conv4$"):
+    with pytest.raises(ValueError, match=r"'conv5'.*conv1, conv2, conv3, conv4$"):
         model.freeze("conv5")
 
 
 def test_padding_is_less_than_the_kernel():
     Trunk((Layer("conv1", 4, 3, padding=2),))
     for padding in (3, 4):
-        with pytest.raises(ValueError, match=f"padding={padding}.* some neurons would see nothing but padding"):
+        with pytest.raises(ValueError, match=f"conv1: padding={padding}.*kernel=3"):
             Trunk((Layer("conv1", 4, 3, padding=padding),))

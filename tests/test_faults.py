@@ -24,7 +24,7 @@ class Fault(NamedTuple):
 NOTICES = {
     "02_bvlc_features": "measures.edge_correlation(projection",
     "00_start_here": "people[faces.of_class(name)]",
-    "03_first_transfer": "training.moved(",
+    "03_first_transfer": "changed_layers(",
     "08_occlusion": "occlusion.mask(region)",
 }
 FAULTS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dualtl_lib import paper
-from dualtl_lib.evaluate import evaluation
+from dualtl_lib.evaluate import statistics
 from dualtl_lib.report import figures, labels, tables
 from dualtl_lib.visualize.deconvnet import Deconvnet
 
@@ -102,7 +102,7 @@ def test_filters_are_numbered_as_the_paper_counts(shallow):
 
 def test_accuracies_are_drawn_at_their_values():
     rows = [
-        tables.Row("fig14", 0.9, {"random": evaluation.wilson(80, 100), "subject": evaluation.wilson(50, 100)}),
+        tables.Row("fig14", 0.9, {"random": statistics.wilson(80, 100), "subject": statistics.wilson(50, 100)}),
         tables.Row("two", None, {}),
     ]
     (ax,) = figures.accuracies(rows, "t", {"two": 0.25}).axes
@@ -134,7 +134,7 @@ def test_a_confusion_has_a_row_per_label():
 def test_a_figure_looks_the_same_whatever_the_rcparams():
     def drawn() -> bytes:
         file = io.BytesIO()
-        rows = [tables.Row("svm", 0.9, {"random": evaluation.wilson(80, 100)})]
+        rows = [tables.Row("svm", 0.9, {"random": statistics.wilson(80, 100)})]
         figures.accuracies(rows, "t").savefig(file, format="raw", dpi=50)
         return file.getvalue()
 
@@ -161,7 +161,7 @@ def test_tables_hold_keys_and_are_shown_with_labels():
 def test_order_of_the_regions_is_compared_without_the_uncovered_face():
     values = {"none": 0.1, "a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
     rows = [
-        tables.Row(key, v, {"random": evaluation.wilson(int(100 * v) * (key != "none"), 100)})
+        tables.Row(key, v, {"random": statistics.wilson(int(100 * v) * (key != "none"), 100)})
         for key, v in values.items()
     ]
     correlation, p = tables.rank_correlation(rows, "random")

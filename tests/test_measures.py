@@ -1,4 +1,4 @@
-"""What the paper judges by eye, as numbers: each against what follows from its definition."""
+"""The measures of projections, each against its definition."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from dualtl_lib.report import tables
 from dualtl_lib.visualize import measures
 from dualtl_lib.visualize.deconvnet import Deconvnet
 
-EDGES, ALONE, PARTS = measures.EDGES, measures.ALONE, measures.PARTS
+EDGES, EDGES_STRONGEST, ENERGY_STRONGEST = measures.EDGES, measures.EDGES_STRONGEST, measures.ENERGY_STRONGEST
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,13 @@ def images():
 
 def test_a_picture_agrees_with_itself_and_with_its_brighter_self(images):
     for other in (images, 3 * images.float() + 7, -images.float()):
-        assert measures.edge_agreement(other, images) == pytest.approx(np.ones(len(images)), abs=1e-5)
+        assert measures.edge_correlation(other, images) == pytest.approx(np.ones(len(images)), abs=1e-5)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
-    assert np.abs(measures.edge_agreement(noise, images)).max() < 0.1
+    assert np.abs(measures.edge_correlation(noise, images)).max() < 0.1
 
 
 def test_a_flat_projection_agrees_with_nothing(images):
-    assert measures.edge_agreement(torch.zeros(images.shape), images).tolist() == [0.0] * len(images)
+    assert measures.edge_correlation(torch.zeros(images.shape), images).tolist() == [0.0] * len(images)
 
 
 def test_edges_are_where_brightness_changes():
@@ -43,9 +43,9 @@ def test_edges_are_where_brightness_changes():
 def test_energy_in_a_region_is_told_by_its_share(size):
     inside = regions.region_mask("mouth and eyes", size)
     even, within = torch.ones(1, 3, size, size), inside.float().expand(1, 3, size, size)
-    assert measures.concentration(even) == pytest.approx(1, abs=1e-5)
-    assert measures.concentration(within) == pytest.approx(1 / inside.float().mean().item(), rel=1e-5)
-    assert measures.concentration(1 - within) == 0 and measures.concentration(0 * even) == 0
+    assert measures.region_energy(even) == pytest.approx(1, abs=1e-5)
+    assert measures.region_energy(within) == pytest.approx(1 / inside.float().mean().item(), rel=1e-5)
+    assert measures.region_energy(1 - within) == 0 and measures.region_energy(0 * even) == 0
 
 
 def test_an_interval_is_students():
@@ -56,23 +56,23 @@ def test_an_interval_is_students():
 
 
 def test_a_network_is_not_changed_against_itself(shallow, images):
-    table = measures.change(Deconvnet(shallow), Deconvnet(shallow), images, ["conv1", "conv2"])
-    assert (table[f"{EDGES}, before"] == table[f"{EDGES}, now"]).all() and (table[f"{PARTS}, p"] == 1).all()
-    assert measures.change_row(table, "conv2").count("no difference shown (p=1)") == 2
+    table = measures.compare_models(Deconvnet(shallow), Deconvnet(shallow), images, ["conv1", "conv2"])
+    assert (table[f"{EDGES}, before"] == table[f"{EDGES}, now"]).all() and (table[f"{ENERGY_STRONGEST}, p"] == 1).all()
+    assert measures.describe_models(table, "conv2").count("no difference shown (p=1)") == 2
 
 
 def test_change_and_depth_compare_the_means_of_each_layer(shallow, images):
     net, other = Deconvnet(shallow), Deconvnet(shallow, variant="guided")
-    by_layer = measures.by_layer({"a": net, "b": other}, images).set_index(["weights", "layer"])
-    one = measures.of_layer(net, images, "conv1"), measures.of_layer(net, images, "conv2")
-    assert by_layer.loc[("a", "conv2"), PARTS] == pytest.approx(one[1][PARTS].mean())
-    change = measures.change(other, net, images, ["conv1"]).iloc[0]
+    by_layer = measures.measure_layers({"a": net, "b": other}, images).set_index(["weights", "layer"])
+    one = measures.layer_measures(net, images, "conv1"), measures.layer_measures(net, images, "conv2")
+    assert by_layer.loc[("a", "conv2"), ENERGY_STRONGEST] == pytest.approx(one[1][ENERGY_STRONGEST].mean())
+    change = measures.compare_models(other, net, images, ["conv1"]).iloc[0]
     assert change[f"{EDGES}, before"] == by_layer.loc[("a", "conv1"), EDGES]
     assert change[f"{EDGES}, now"] == by_layer.loc[("b", "conv1"), EDGES]
-    (depth,) = measures.depth(net, images).to_dict("records")
+    (depth,) = measures.compare_layers(net, images).to_dict("records")
     assert depth["layer"] == "conv2" and depth["n"] == len(images)
-    assert depth[f"{ALONE}, before"] == pytest.approx(one[0][ALONE].mean())
-    assert depth[f"{ALONE}, now"] == pytest.approx(one[1][ALONE].mean())
+    assert depth[f"{EDGES_STRONGEST}, before"] == pytest.approx(one[0][EDGES_STRONGEST].mean())
+    assert depth[f"{EDGES_STRONGEST}, now"] == pytest.approx(one[1][EDGES_STRONGEST].mean())
     assert depth[f"{EDGES}, p"] == stats.wilcoxon(one[1][EDGES], one[0][EDGES]).pvalue
 
 
@@ -81,14 +81,14 @@ def test_words_say_which_steps_are_shown():
         {f"{EDGES}, before": [0.9, 0.7, 0.7], f"{EDGES}, now": [0.7, 0.7, 0.8], f"{EDGES}, p": [0.01, 0.9, 0.04]}
     )
     said = "0.90 → 0.70 → 0.70 → 0.80: falls at 1 of 3 steps, rises at 1 (p < 0.05)"
-    assert measures.depth_row(table, EDGES) == said
-    row = {"layer": "conv2", **table.iloc[0], f"{PARTS}, before": 1.0, f"{PARTS}, now": 1.2, f"{PARTS}, p": 0.2}
+    assert measures.describe_layers(table, EDGES) == said
+    row = {"layer": "conv2", **table.iloc[0], f"{ENERGY_STRONGEST}, before": 1.0, f"{ENERGY_STRONGEST}, now": 1.2, f"{ENERGY_STRONGEST}, p": 0.2}
     said = "edges 0.90 → 0.70, less (p=0.01); eyes and mouth 1.00 → 1.20, no difference shown (p=0.2)"
-    assert measures.change_row(pd.DataFrame([row]), "conv2") == said
+    assert measures.describe_models(pd.DataFrame([row]), "conv2") == said
 
 
-def test_departures_are_relative_differences_of_the_picture(shallow, images):
-    found = measures.departures(shallow, images[:2]).set_index("layer")
+def test_variant_ablation_gives_relative_differences_of_the_picture(shallow, images):
+    found = measures.variant_ablation(shallow, images[:2]).set_index("layer")
     ours = Deconvnet(shallow).reconstruct(images[:2], "conv2").flatten(1)
     theirs = Deconvnet(shallow, lrn="gradient").reconstruct(images[:2], "conv2").flatten(1)
     expected = ((theirs - ours).norm(dim=1) / ours.norm(dim=1)).mean()
@@ -98,7 +98,7 @@ def test_departures_are_relative_differences_of_the_picture(shallow, images):
     assert (found["shared winners added (eq. 8)"] > 0).all()
 
 
-def test_the_bias_s_departure_is_what_eq_9_takes_off(images):
+def test_the_bias_s_ablation_is_what_eq_9_takes_off(images):
     """One kernel that sees one pixel: all active neurons give their value back, less the bias where it is subtracted.
 
     The map is w x + b, so that ours is w x w and the other (w x + b) w, everywhere where the map is positive.
@@ -110,7 +110,7 @@ def test_the_bias_s_departure_is_what_eq_9_takes_off(images):
     x = images[:2, 0].double()
     ours, theirs = w * x * w, (w * x + b) * w
     expected = ((theirs - ours).flatten(1).norm(dim=1) / ours.flatten(1).norm(dim=1)).mean()
-    found = measures.departures(trunk, images[:2]).iloc[0]
+    found = measures.variant_ablation(trunk, images[:2]).iloc[0]
     assert found["bias not subtracted (eq. 9)"] == pytest.approx(float(expected), rel=1e-4) and expected > 0.01
     assert found["normalization by its gradient"] == found["shared winners added (eq. 8)"] == 0  # it has neither
 

@@ -1,6 +1,6 @@
 """The Snakefile's plan, by dry runs: each notebook once, each fold of a sweep, the line that sends it to SLURM."""
 
-import json
+import os
 import re
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_every_notebook_runs_once_and_another_seed_is_a_run_of_its_own():
     said = plan("--cores", "2", "--config", "run=embedded", "seed=3", "--printshellcmds")
     for notebook in NOTEBOOKS:
         assert said.count(f"output: runs/embedded,seed=3/notebooks/{notebook}.ipynb") == 1
-        assert f"-p run embedded -p seed 3 notebooks/{notebook}.ipynb" in said
+        assert f"-p run embedded,seed=3 notebooks/{notebook}.ipynb" in said
     assert "folds/" not in said  # the default run has no sweep
 
 
@@ -53,17 +53,33 @@ def test_the_readmes_line_needs_no_number_of_cores():
     assert "No rule to produce nothing" in done.stdout + done.stderr
 
 
-def test_what_no_notebook_takes_is_refused():
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "precision=bfloat16"]
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("precision=bfloat16", "run=embedded,precision="), ("run=a b", "no run 'a b'"), ("seed=-1", "seed: .*found -1")],
+)
+def test_what_is_no_run_is_refused_before_anything_runs(given, expected):
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", given]
     done = subprocess.run(command, cwd=files.PROJECT, capture_output=True, text=True)
-    assert done.returncode and "precision belongs in a file in config/" in done.stdout + done.stderr
+    assert done.returncode and re.search(expected, done.stdout + done.stderr)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_every_notebook_takes_what_a_run_may_change(notebook):
-    cells = json.loads((files.PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
-    (parameters,) = ("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
-    assert all(f"\n{name} = None" in parameters for name in ("seed", "budget"))
+def test_settings_with_blanks_reach_every_command_as_one_word():
+    said = plan("--cores", "2", "--config", "run=embedded_folds,title=my faces", "--printshellcmds")
+    for command in ("papermill .* -p run", "train", "fold"):
+        assert re.search(f"{command} 'embedded_folds,title=my faces' ", said), command
+    assert not re.search(r"output: \S+ ", said)
+
+
+@pytest.mark.parametrize(
+    ("given", "exported", "expected"),
+    [("DATA=/a b", None, "/a b"), ("DATA=/new", "/old", "/new"), ("DATA=", "/old", "/old"), ("DATA=~/x", None, "~/x")],
+)
+def test_make_takes_data_from_its_command_line_first(given, exported, expected):
+    environment = {k: v for k, v in os.environ.items() if k != "DUALTL_DATA"}
+    environment |= {"DUALTL_DATA": exported} if exported else {}
+    command = ["make", "--no-print-directory", "--eval", 'show:; @echo "$$DUALTL_DATA"', "show", given]
+    done = subprocess.run(command, cwd=files.PROJECT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr  # files.data_root expands it
 
 
 def test_a_fold_is_trained_again_only_for_what_decides_its_result():
@@ -72,9 +88,11 @@ def test_a_fold_is_trained_again_only_for_what_decides_its_result():
     assert len(inputs) == 16
     for _, needed, made in inputs:
         needed = set(needed.split(", "))
-        assert {"dualtl_lib/train/optimizer.py", "dualtl_lib/data/splits.py", "config/embedded_folds.yaml"} <= needed
-        assert "dualtl_lib/models/embedded.safetensors" in needed
-        assert not any("explorer" in name or name.endswith(".ipynb") for name in needed)
+        library = {name.split("/")[1] for name in needed if name.startswith("dualtl_lib/")}
+        modules = {"paper.py", "config.py", "files.py"}
+        assert library == {"models", "data", "synthetic", "train", "evaluate", "experiment"} | modules
+        assert {"config/embedded_folds.yaml", "dualtl_lib/models/embedded.safetensors"} <= needed
+        assert not any(name.endswith(".ipynb") for name in needed)
         assert ("runs/embedded_folds/celeba.safetensors" in needed) == ("-dual-" in made)
 
 

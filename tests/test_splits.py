@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dualtl_lib.data import splits
+from dualtl_lib.data import dataset, splits
 from dualtl_lib.data.dataset import Faces
 
 CLASSES = ("neutral", "anger", "happy", "surprise")
@@ -17,7 +17,8 @@ def made(n: int = 1875, people: int = 100, weights=(0.4, 0.1, 0.2, 0.3), seed: i
     recording = [f"S{p:03}/{r:03}" for p, r in zip(who, rng.integers(3, size=n), strict=True)]
     files = [f"{i}.png" for i in range(n)]
     images = np.broadcast_to(np.uint8(0), (n, 3, 227, 227))
-    return Faces(images, targets, CLASSES, [f"S{p:03}" for p in who], recording, files)
+    people = np.array([f"S{p:03}" for p in who])
+    return Faces(images, targets, CLASSES, people, recording, files)
 
 
 def labelled(targets, people) -> Faces:
@@ -74,8 +75,8 @@ def test_groups_are_kept_apart_and_every_image_is_tested_once(protocol, groups):
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
     faces = made(600)
     for protocol in (
-        lambda s: splits.random_split(faces, s, 0.1, 0.1),
-        lambda s: splits.subject_independent(faces, 4, s),
+        lambda s: splits.random_split(faces, seed=s, test=0.1, validation=0.1),
+        lambda s: splits.subject_independent(faces, folds=4, seed=s),
     ):
         first, again, other = protocol(5), protocol(5), protocol(6)
         assert all(np.array_equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
@@ -125,7 +126,7 @@ def test_a_test_that_leaves_too_few_of_a_class_is_an_error_of_our_own():
     faces, failed = labelled([0] * 20 + [1] * 4, [f"p{i}" for i in range(24)]), 0
     for seed in range(20):
         try:
-            (split,) = splits.random_split(faces, seed, test=15, validation=5)
+            (split,) = splits.random_split(faces, seed=seed, test=15, validation=5)
         except ValueError as error:
             failed += 1
             assert "at least 2 images, one each to train and validate, besides the 15 that test=… takes" in str(error)
@@ -147,18 +148,18 @@ def test_few_images_a_class_give_a_larger_validation_part():
 
 def test_too_few_people_to_learn_from_is_an_error_of_our_own():
     faces = labelled([0, 1] * 15, [f"p{i % 3}" for i in range(30)])
-    with pytest.raises(ValueError, match="3 people cannot be kept apart in 2 folds: one leaves 1 people"):
+    with pytest.raises(ValueError, match="3 people cannot be kept apart in 2 folds: one leaves 1 person"):
         splits.subject_independent(faces, folds=2)
 
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_a_class_of_few_people_is_warned_of_with_what_lacks_it(folds):
     faces = labelled([0] * 30 + [1] * 12, [f"p{i}" for i in range(30)] + ["q1"] * 6 + ["q2"] * 6)
-    with pytest.warns(UserWarning, match="anger has 2 people") as said:
+    with pytest.warns(UserWarning, match="anger has 2 people") as warned:
         found = splits.subject_independent(faces, folds=folds)
     without = [sum((faces.targets[part] == 0).all().item() for part in parts) for parts in zip(*found, strict=True)]
     train, validate, test = without
-    assert f"of {folds} folds {train} train, {validate} validate and {test} test without it" in str(said[0].message)
+    assert f"of {folds} folds {train} train, {validate} validate and {test} test without it" in str(warned[0].message)
     assert train and test == folds - 2
     assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in found)
 
@@ -173,7 +174,7 @@ def test_people_who_show_one_class_only_are_kept_apart_all_the_same():
 @pytest.mark.parametrize("people", [1, 3])
 def test_fewer_people_than_folds_is_an_error(people):
     faces = labelled([0, 1] * 15, [f"p{i % people}" for i in range(30)])
-    with pytest.raises(ValueError, match=f"{people} people cannot be kept apart in 5 folds"):
+    with pytest.raises(ValueError, match="cannot be kept apart in 5 folds"):
         splits.subject_independent(faces, folds=5)
 
 
@@ -187,3 +188,44 @@ def test_impossible_sizes_are_an_error(test, validation):
 def test_impossible_folds_are_an_error(settings):
     with pytest.raises(ValueError, match="folds is 2 or more"):
         splits.subject_independent(made(200), **settings)
+
+
+@pytest.mark.parametrize("protocol", [splits.random_split, splits.subject_independent, splits.sequence_independent])
+def test_no_images_is_one_clear_error(protocol):
+    with pytest.raises(ValueError, match="no image"):
+        protocol(made(50).subset([]))
+
+
+def with_copies(n=400) -> Faces:
+    """Each tenth image is also another person's, under another label, and each seventh the same person's twice."""
+    faces = made(n)
+    digests = np.arange(n)
+    digests[5::10] = digests[0:-5:10]
+    digests[3::14] = digests[:-3:14][: len(digests[3::14])]
+    faces.digests = digests.astype(str)
+    return faces
+
+
+def test_identical_images_are_on_one_side_of_every_split():
+    faces = with_copies()
+    (drawn,) = splits.random_split(faces, test=0.2, validation=0.1, seed=2)
+    assert all(abs(len(part) - size) <= 12 for part, size in zip(drawn, (280, 40, 80), strict=True))
+    for split in (drawn, *splits.subject_independent(faces, folds=3), *splits.sequence_independent(faces, folds=3)):
+        sides = [set(faces.digests[part]) for part in split]
+        assert whole(faces, split) and sum(map(len, sides)) == len(set(faces.digests))
+    assert all(
+        splits.overlap(faces, s)["people on both sides"] == 0 for s in splits.subject_independent(faces, folds=3)
+    )
+
+
+def test_people_are_one_group_through_a_chain_of_identical_images():
+    groups = dataset.joined(["ann", "bob", "bob", "eve", "eve", "joe"], ["1", "1", "2", "2", "", ""])
+    assert groups.tolist() == ["ann"] * 5 + ["joe"]
+
+
+def test_digests_that_are_all_different_change_no_split():
+    faces, known = made(400), made(400)
+    known.digests = np.arange(400).astype(str)
+    for protocol in (splits.random_split, splits.subject_independent):
+        for a, b in zip(protocol(faces), protocol(known), strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))

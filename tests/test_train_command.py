@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dualtl_lib import config
+from dualtl_lib import config, files
 from dualtl_lib.cli import main
 from dualtl_lib.experiment import pipeline
 from dualtl_lib.synthetic import faces as synthetic_faces
-from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train.checkpoint import read_metadata
 
 SHORT = dict(max_iter=2, batch=4)
 
@@ -28,20 +28,20 @@ def home(tmp_path, monkeypatch):
     synthetic_faces.write_celeba(tmp_path / "celeba", people=20, images=60, seed=1, workers=1)
     synthetic_faces.write_ckplus(tmp_path / "ckplus", subjects=5, seed=1, workers=1)
     folders = {step: str(tmp_path / step) for step in ("celeba", "ckplus")}
-    recipe = {"celeba": SHORT, "ckplus": SHORT | {"heads_first": SHORT}, "heads": SHORT}
+    recipe = {"celeba": SHORT, "ckplus": SHORT | {"head_warmup": SHORT}, "heads": SHORT}
     settings = dict(title="t", weights="embedded", budget="quick", seed=0, recipe=recipe, **folders)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "tiny.yaml").write_text(json.dumps(settings))
     monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(config, "HOME", tmp_path)
-    monkeypatch.setattr(config, "OUTPUT", tmp_path)
+    monkeypatch.setattr(files, "PROJECT", tmp_path)
+    monkeypatch.setattr(files, "OUTPUT", tmp_path)
     return tmp_path
 
 
 def trained_for(run, model):
     """How many iterations the kept state of a model has, after checking that the model is there."""
     pipeline.model(run, model)
-    return int(metadata(run.path / "training" / f"{model}.safetensors")["iteration"])
+    return int(read_metadata(run.path / "training" / f"{model}.safetensors")["iteration"])
 
 
 @pytest.mark.filterwarnings("ignore")  # so few faces
@@ -91,7 +91,7 @@ def test_ended_by_sigterm_it_leaves_no_part_of_a_file(home, here):
     """As SLURM and Snakemake end a job; here while the frozen layers are computed."""
     command = [sys.executable, "-m", "dualtl_lib", "train", "tiny", "celeba", "--set", "celeba.max_iter=10000"]
     with subprocess.Popen(command, cwd=home, env=here, stderr=subprocess.PIPE, text=True) as job:
-        while job.poll() is None and not list(home.glob("runs/*/cache/.prefix-*")):
+        while job.poll() is None and not list(home.glob("runs/*/cache/.features-*")):
             time.sleep(1e-3)
         job.send_signal(signal.SIGTERM)
         said = job.communicate(timeout=60)[1]

@@ -1,109 +1,21 @@
 """Weights: our network equals OpenCV's reading of the same Caffe files; sources, saved models, downloads."""
 
 import dataclasses
-import errno
-import fcntl
 import hashlib
-import os
-import socket
-import struct
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import SimpleNamespace
+import re
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from torchvision.models import AlexNet_Weights, ResNet18_Weights, alexnet
+from wire_formats import caffemodel, lively, numbers, onnx_model
 
 from dualtl_lib import cli as command
-from dualtl_lib import config, files
+from dualtl_lib import files
 from dualtl_lib.models import caffenet, download, store, weights
 from dualtl_lib.models.caffenet import CAFFENET, AttributeNet, ExpressionNet, Trunk
-
-# --- Caffe's and ONNX's wire format, written by hand so that the readers are not tested against themselves
-
-
-def varint(n: int) -> bytes:
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def blob(array: np.ndarray, old: bool, double: bool = False) -> bytes:
-    """A BlobProto: num, channels, height and width, or a shape."""
-    sides = (1,) * (4 - array.ndim) + array.shape
-    shape = b"".join(field(i, s) for i, s in enumerate(sides, 1))
-    if not old:
-        shape = field(7, field(1, b"".join(varint(s) for s in array.shape)))
-    return shape + (field(8, array.astype("<f8").tobytes()) if double else field(5, array.astype("<f4").tobytes()))
-
-
-V1 = {"Convolution": 4, "LRN": 15, "Pooling": 17, "ReLU": 18}
-
-
-def caffemodel(state: dict, layers, steps=(), old: bool = False, name: str = "net", double: bool = False, moves=None):
-    """A NetParameter with these weights, as bytes; steps are the types that follow conv1, moves the fields that say
-    how a layer's convolution moves."""
-    out = field(1, name.encode())
-    for layer in layers:
-        blobs = [state[f"{layer.name}.weight"], state[f"{layer.name}.bias"]]
-        said = [(3, layer.padding), (5, layer.groups), (6, layer.stride)] if moves is None else moves(layer)
-        parameters = b"".join(field(n, v) for n, v in said)
-        for kind, title in [("Convolution", layer.name), *((s, f"{s}1") for s in steps if layer is layers[0])]:
-            convolution = kind == "Convolution"
-            if old:
-                body = field(4, title.encode()) + field(5, V1[kind])
-                body += b"".join(field(6, blob(b, True, double)) for b in blobs if convolution)
-                body += field(10, parameters) if convolution else b""
-            else:
-                body = field(1, title.encode()) + field(2, kind.encode())
-                body += b"".join(field(7, blob(b, False, double)) for b in blobs if convolution)
-                body += field(106, parameters) if convolution else b""
-            out += field(2 if old else 100, body)
-    return out
-
-
-def onnx_model(state: dict, layers, order: str) -> bytes:
-    """A ModelProto with these convolutions, each followed by what follows it."""
-    graph = b""
-    for layer in layers:
-        names = [f"{layer.name}_w_0".encode(), f"{layer.name}_b_0".encode()]
-        said = {"group": [layer.groups], "strides": [layer.stride] * 2, "pads": [layer.padding] * 4}
-        attributes = b"".join(
-            field(5, field(1, k.encode()) + (field(3, v[0]) if k == "group" else b"".join(field(8, i) for i in v)))
-            for k, v in said.items()
-        )
-        graph += field(1, field(1, b"x") + b"".join(field(1, n) for n in names) + field(4, b"Conv") + attributes)
-        kinds = [b"MaxPool"] * layer.pool + [b"LRN"] * layer.norm
-        for kind in kinds if order == "pool-norm" else kinds[::-1]:
-            graph += field(1, field(4, kind))
-        for title, key in zip(names, ("weight", "bias"), strict=True):
-            array = state[f"{layer.name}.{key}"].astype("<f4")
-            dims = b"".join(field(1, s) for s in array.shape)
-            graph += field(5, dims + field(2, 1) + field(8, title) + field(9, array.tobytes()))
-    return field(7, graph)
-
-
-def numbers(trunk: Trunk) -> dict[str, np.ndarray]:
-    return {k: v.numpy() for k, v in trunk.state_dict().items()}
-
-
-def lively(seed: int = 0, order: str = "pool-norm") -> Trunk:
-    """Random weights large enough that normalization matters."""
-    trunk = weights.load_trunk("random", order=order, seed=seed)
-    for layer in CAFFENET:
-        trunk.get_submodule(layer.name).weight.data.mul_(4)
-    return trunk
 
 
 def prototxt(order: str) -> str:
@@ -137,7 +49,7 @@ def ours(trunk: Trunk, x: torch.Tensor) -> dict[str, np.ndarray]:
     for layer in trunk.layers:
         n = layer.name[-1]
         found[layer.name] = x = trunk.get_submodule(layer.name)(x)
-        found[f"relu{n}"] = x = trunk.relu(x)
+        found[f"relu{n}"] = x = x.relu()
         steps = [("pool", torch.nn.MaxPool2d(3, 2, ceil_mode=True))] * layer.pool + [("norm", trunk.norm)] * layer.norm
         for name, step in steps if trunk.order == "pool-norm" else steps[::-1]:
             found[name + n] = x = step(x)
@@ -189,13 +101,14 @@ def test_torchvisions_alexnet_equals_torchvision(data_root):
     assert trunk.transform.colour == "RGB"
     with torch.device("meta"):
         features = alexnet().features.eval()
-    features.load_state_dict({k.removeprefix("features."): v for k, v in _features(trunk).items()}, assign=True)
+    features.load_state_dict(_sequential(trunk), assign=True)
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))  # its own size; pooling rounds nothing
     torch.testing.assert_close(trunk(x), features(x), rtol=1e-4, atol=1e-5)
 
 
-def _features(trunk: Trunk) -> dict:
-    number = {layer: name for name, layer in weights.FEATURES.items()}
+def _sequential(trunk: Trunk) -> dict:
+    """A trunk's state under the names of torchvision's `features`."""
+    number = dict(zip((layer.name for layer in trunk.layers), (0, 3, 6, 8, 10), strict=True))
     return {f"{number[k.split('.')[0]]}.{k.split('.')[1]}": v for k, v in trunk.state_dict().items()}
 
 
@@ -209,7 +122,7 @@ def test_torchvisions_transform_is_its_enums():
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("old", [True, False])
-def test_order_is_told_by_layers_then_name_then_default(tmp_path, old, double):
+def test_order_comes_from_layers_then_name_then_default(tmp_path, old, double):
     state, path = numbers(lively()), tmp_path / "a.caffemodel"
     cases = [
         (("ReLU", "LRN", "Pooling"), "CaffeNet", "norm-pool"),
@@ -238,7 +151,8 @@ def test_onnx_gives_tensors_and_order(tmp_path, order):
 
 
 def test_pth_with_torchvisions_names(tmp_path):
-    state, path = _features(Trunk(caffenet.TORCHVISION_ALEXNET)), tmp_path / "alexnet.pth"
+    state, path = _sequential(Trunk(caffenet.TORCHVISION_ALEXNET)), tmp_path / "alexnet.pth"
+    state = {f"features.{k}": v for k, v in state.items()}
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
     trunk = weights.load_trunk(path)
     assert trunk.layers == caffenet.TORCHVISION_ALEXNET
@@ -259,35 +173,6 @@ def test_embedded_is_a_float32_caffenet():
     assert trunk.layers == CAFFENET
     assert trunk.name == "embedded"
     assert all(p.dtype == torch.float32 and p.requires_grad for p in trunk.parameters())
-
-
-def test_data_root_says_what_to_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("DUALTL_DATA", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=r"DUALTL_DATA=.*make … DATA="):
-        files.expand("$DATA/celeba")
-    monkeypatch.setenv("DUALTL_DATA", str(tmp_path))
-    assert files.expand("$DATA/celeba") == tmp_path.resolve() / "celeba"
-
-
-@pytest.mark.parametrize("folder", ["notebooks", "."])
-def test_a_configs_paths_are_the_same_from_every_folder(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(config, "HOME", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "faces").mkdir()
-    monkeypatch.chdir(tmp_path / folder)
-    monkeypatch.setenv("HOME", "/home/me")
-    assert files.expand("faces/mine") == tmp_path / "faces" / "mine"
-    assert files.expand("~/mine") == Path("/home/me/mine")
-    for given, found in {"faces": tmp_path / "faces", "~/faces": Path("/home/me/faces")}.items():
-        monkeypatch.setenv("DUALTL_DATA", given)
-        monkeypatch.setenv("DUALTL_CACHE", given)
-        assert files.cache_dir() == found
-        if found.exists():
-            assert files.data_root() == found.resolve()
-    with pytest.raises(FileNotFoundError, match=r"no data folder at /home/me/faces"):
-        files.data_root()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mine.pth: no such file"):
-        weights.load_trunk("mine.pth")
 
 
 def test_what_one_types_or_has_saved_is_in_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
@@ -330,245 +215,74 @@ def test_a_trunk_kept_in_half_precision(tmp_path):
     assert path.stat().st_size < 5e6
 
 
-# --- the command line and downloads
+# --- the registry
 
 
-class Server(BaseHTTPRequestHandler):
-    """Serves `content`; `mode` says how badly."""
-
-    content, mode, requests = b"", "whole", ()
-
-    def do_GET(self):
-        cls = type(self)
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if cls.mode != "no resuming" else 0
-        cls.requests += (start,)
-        if cls.mode == "missing":
-            self.send_error(404)
-            return
-        if start >= len(cls.content):
-            self.send_error(416)
-            return
-        body = b"<html>sign in" if cls.mode == "portal" else cls.content[start:]
-        self.send_response(206 if start and cls.mode != "portal" else 200)
-        self.send_header("Content-Length", "many" if cls.mode == "misnumbers" else str(len(body)))
-        self.end_headers()
-        if cls.mode == "hangs up":
-            return
-        if cls.mode == "slow":
-            for i in range(0, len(body), len(body) // 4):
-                self.wfile.write(body[i : i + len(body) // 4])
-                self.wfile.flush()
-                self.server.pause.wait(0.05)
-        elif cls.mode in ("cut", "no resuming") and len(cls.requests) == 1:
-            self.wfile.write(body[: len(body) // 3])
-        elif cls.mode == "stalls" and len(cls.requests) == 1:
-            self.wfile.write(body[: len(body) // 3])
-            self.wfile.flush()
-            self.server.pause.wait(2)
-        else:
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
+def test_every_source_states_what_is_needed_to_use_it():
+    text = (files.PROJECT / "docs" / "weights.md").read_text("utf-8")
+    for name, source in weights.SOURCES.items():
+        assert source.order in ("pool-norm", "norm-pool") and source.title and source.licence
+        assert source.architecture in weights.ARCHITECTURES
+        assert bool(source.url) == bool(source.checksum) == bool(source.file)
+        assert not source.checksum or re.fullmatch(
+            r"sha(1:[0-9a-f]{40}|256:([0-9a-f]{64}|[0-9a-f]{8}))", source.checksum
+        )
+        assert f"| `{name}` |" in text and (source.checksum.partition(":")[2] or name) in text
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
-    """A source 'made-up' behind a server on this machine, and an empty cache; gives the server's class."""
-
-    class Mine(Server):
-        content = np.random.default_rng(0).bytes(1_000_000)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Mine)
-    server.pause = threading.Event()
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+def made_up(tmp_path, monkeypatch) -> weights.Source:
+    """A source 'made-up', whose file lies in the cache."""
+    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path))
+    content = caffemodel(numbers(lively()), CAFFENET, ("LRN", "Pooling"))
+    (tmp_path / "made_up.caffemodel").write_bytes(content)
     source = weights.Source(
-        "made up",
-        "pool-norm",
-        "none",
-        file="made_up.caffemodel",
-        url=f"http://127.0.0.1:{server.server_port}/made_up.caffemodel",
-        checksum="sha1:" + hashlib.sha1(Mine.content).hexdigest(),
-        size=len(Mine.content),
+        title="made up",
+        order="pool-norm",
+        licence="none",
+        url="http://127.0.0.1:9/made_up.caffemodel",
+        checksum="sha1:" + hashlib.sha1(content).hexdigest(),
     )
     monkeypatch.setitem(weights.SOURCES, "made-up", source)
-    monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
-    monkeypatch.setattr(download, "PAUSE", 0.001)
-    yield Mine
-    server.pause.set()
-    server.shutdown()
-    server.server_close()
+    return source
 
 
-@pytest.fixture
-def part(tmp_path, served):
-    """What an earlier fetch has left: the first 1,000 bytes."""
-    path = tmp_path / "cache" / ".made_up.caffemodel.part"
-    path.parent.mkdir()
-    path.write_bytes(served.content[:1000])
-    return path
-
-
-def left(tmp_path) -> list[str]:
-    return sorted(p.name for p in (tmp_path / "cache").iterdir())
-
-
-@pytest.mark.parametrize("mode", ["whole", "slow", "misnumbers", "cut", "no resuming", "stalls"])
-def test_fetch_ends_with_the_whole_file(served, tmp_path, mode):
-    served.mode = mode
-    path = weights.fetch("made-up")
-    assert path.read_bytes() == served.content
-    assert left(tmp_path) == ["made_up.caffemodel"]
-    assert len(served.requests) == (1 if mode in ("whole", "slow", "misnumbers") else 2)
-    assert (max(served.requests) > 0) == (mode in ("cut", "stalls"))  # resumed, where the server can
-    weights.fetch("made-up")
-    assert len(served.requests) == (1 if mode in ("whole", "slow", "misnumbers") else 2)  # nothing fetched again
-
-
-def test_fetch_goes_on_in_a_later_call(served, part, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
-    served.mode = "hangs up"
-    with pytest.raises(ConnectionError, match=r"1,000 bytes are kept .* goes on from there"):
-        weights.fetch("made-up")
-    assert left(tmp_path) == [part.name]
-    served.mode = "whole"
-    assert weights.fetch("made-up").read_bytes() == served.content
-    assert served.requests[-1] == 1000
-
-
-def test_fetch_refuses_a_wrong_checksum_and_keeps_nothing(served, tmp_path):
-    served.content = served.content[:-1] + b"?"
-    with pytest.raises(
-        ValueError, match=r"/made_up.caffemodel: expected sha1 \w+, found \w+; nothing was kept: .*--url"
-    ):
-        weights.fetch("made-up")
-    assert left(tmp_path) == []
-
-
-def test_fetch_into_a_folder_that_cannot_be_written_names_the_way_out(served, tmp_path):
-    (tmp_path / "cache").write_text("a file in its place")
-    with pytest.raises(OSError, match=r"cannot write there .*DUALTL_CACHE"):
-        weights.fetch("made-up")
-    assert not served.requests
-
-
-@pytest.mark.parametrize(
-    "url", ["dl.caffe.org/m.caffemodel", "http://127.0.0.1:9/é", "http://127.0.0.1:x/m", "http://[::1/m", "http://a b/"]
-)
-def test_fetch_keeps_what_it_has_when_the_url_is_none(served, part, url):
-    with pytest.raises(ValueError, match=r"expected an address such as https://host/file, found '") as error:
-        weights.fetch("made-up", url)
-    assert url in str(error.value)
-    assert part.read_bytes() == served.content[:1000]
-
-
-def test_fetch_keeps_what_it_has_from_a_sign_in_page(served, part):
-    served.mode = "portal"
-    with pytest.raises(
-        ConnectionError, match=r"expected a file of 1,000,000 bytes, the server offers 13;.*1,000 bytes"
-    ):
-        weights.fetch("made-up")
-    assert part.read_bytes() == served.content[:1000]
-    served.mode = "whole"
-    assert weights.fetch("made-up").read_bytes() == served.content
-    assert served.requests[-1] == 1000
-
-
-def test_fetch_pauses_longer_and_longer(served, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(download, "PAUSE", 1)
-    monkeypatch.setattr(download.time, "sleep", pauses.append)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and nobody listens
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        with pytest.raises(ConnectionError, match="refused"):
-            weights.fetch("made-up", url)
-    assert pauses == [0, 1, 2, 3, 4]
-
-
-def test_fetch_needs_room_for_what_is_missing(served, part, monkeypatch):
-    def usage(path):
-        return SimpleNamespace(free=free)
-
-    monkeypatch.setattr(download.shutil, "disk_usage", usage)
-    free = len(served.content) - 1001
-    with pytest.raises(OSError, match=r"cache: 999,000 bytes are needed, 998,999 are free"):
-        weights.fetch("made-up")
-    assert part.read_bytes() == served.content[:1000] and not served.requests
-    free += 1
-    assert weights.fetch("made-up").read_bytes() == served.content
-
-
-def test_a_disk_that_fills_up_keeps_nothing(served, tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(download, "_receive", full)
-    with pytest.raises(OSError, match=r"cache: the disk is full; nothing was kept of made_up.caffemodel"):
-        weights.fetch("made-up")
-    assert left(tmp_path) == []
-
-
-def test_two_processes_do_not_fetch_the_same_file(served, part):
-    with open(part) as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=r"part: another process is fetching this file; wait for it"):
-            weights.fetch("made-up")
-    assert part.read_bytes() == served.content[:1000] and not served.requests
-    assert weights.fetch("made-up").read_bytes() == served.content
-
-
-def test_fetch_of_what_is_not_there(served, tmp_path):
-    served.mode = "missing"
-    with pytest.raises(ConnectionError, match="404"):
-        weights.fetch("made-up")
-    with pytest.raises(ValueError, match="nothing to fetch; there are bvlc-caffenet"):
-        weights.fetch("embedded")
-
-
-def test_a_source_that_is_not_here_says_how_to_get_it(served):
-    with pytest.raises(FileNotFoundError, match="weights fetch made-up"):
-        weights.load_trunk("made-up")
-
-
-def test_a_file_altered_after_its_download_is_refused(served):
-    path = weights.fetch("made-up")
-    path.write_bytes(b"other")
-    with pytest.raises(ValueError, match="expected sha1"):
-        weights.load_trunk("made-up")
-
-
-def test_the_command_line(served, tmp_path, capsys):
-    assert command.main(["weights", "fetch", "made-up"]) == 0
+def test_the_command_line(made_up, tmp_path, capsys):
     assert command.main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in weights.SOURCES)
-    path = tmp_path / "AlexNet.caffemodel"
-    path.write_bytes(caffemodel(numbers(lively()), CAFFENET, ("LRN", "Pooling")))
-    assert command.main(["weights", "check", str(path)]) == 0
-    assert "norm-pool, as its layers told" in capsys.readouterr().out
-    assert command.main(["weights", "check", str(tmp_path / "none.caffemodel")]) == 1
-    assert "none.caffemodel: no such file" in capsys.readouterr().err
-
-
-def test_check_takes_a_sources_name(served, capsys):
-    served.content = caffemodel(numbers(lively()), CAFFENET, ("LRN", "Pooling"))
-    source = dataclasses.replace(
-        weights.SOURCES["made-up"],
-        checksum="sha1:" + hashlib.sha1(served.content).hexdigest(),
-        size=len(served.content),
-    )
-    weights.SOURCES["made-up"] = source  # which the fixture takes away again
-    assert command.main(["weights", "check", "made-up"]) == 1
-    assert "weights fetch made-up" in capsys.readouterr().err
-    weights.fetch("made-up")
+    assert command.main(["weights", "check", str(tmp_path / "made_up.caffemodel")]) == 0
+    assert "norm-pool, from its layers" in capsys.readouterr().out
     assert command.main(["weights", "check", "made-up"]) == 0
     printed = capsys.readouterr().out
-    assert "made_up.caffemodel" in printed and "pool-norm, as `weights list` has it" in printed
+    assert "made_up.caffemodel" in printed and "pool-norm, from `weights list`" in printed
     assert command.main(["weights", "check", "embedded"]) == 0
-    assert command.main(["weights", "check", "random"]) == 1
-    assert "'random' is no file" in capsys.readouterr().err
+    for name, message in {
+        str(tmp_path / "none.caffemodel"): "none.caffemodel: no such file",
+        "random": "'random' has no file",
+        "bvlc-caffenet": "weights fetch bvlc-caffenet",
+    }.items():
+        assert command.main(["weights", "check", name]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_file_altered_after_its_download_is_refused(made_up, tmp_path, monkeypatch):
+    assert weights.where("made-up") == "here"
+    monkeypatch.setitem(weights.SOURCES, "made-up", dataclasses.replace(made_up, checksum="sha1:" + "0" * 40))
+    with pytest.raises(ValueError, match="expected sha1 0000"):
+        weights.load_trunk("made-up")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME is POSIX's")
+def test_without_a_home_folder_the_cache_is_one_clear_error(monkeypatch, capsys):
+    for name in ("HOME", "DUALTL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: (_ for _ in ()).throw(KeyError(user)))  # nor in the user list
+    assert command.main(["weights", "list"]) == 0
+    assert command.main(["weights", "check", "embedded"]) == 0
+    assert command.main(["weights", "fetch", "bvlc-alexnet"]) == 1
+    assert command.main(["weights", "check", "bvlc-alexnet"]) == 1
+    assert capsys.readouterr().err.count("home folder") == 2
 
 
 def test_torchvisions_enum_is_a_name(tmp_path, monkeypatch):
@@ -578,14 +292,21 @@ def test_torchvisions_enum_is_a_name(tmp_path, monkeypatch):
     monkeypatch.setenv("DUALTL_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="weights fetch torchvision-alexnet"):
         weights.load_trunk(enum)
-    torch.save(_features(Trunk(caffenet.TORCHVISION_ALEXNET)), path)
+    torch.save(_sequential(Trunk(caffenet.TORCHVISION_ALEXNET)), path)
     monkeypatch.setattr(download, "verify", lambda path, checksum: None)
     trunk = weights.load_trunk(enum)
     assert (trunk.name, trunk.transform) == ("torchvision-alexnet", weights.TORCHVISION_TRANSFORM)
-    with pytest.raises(ValueError, match=r"no weights 'ResNet18_Weights.IMAGENET1K_V1'; known names are embedded"):
+    with pytest.raises(ValueError, match=r"ResNet18_Weights.IMAGENET1K_V1'"):
         weights.load_trunk(ResNet18_Weights.IMAGENET1K_V1)
 
 
-def test_the_hand_written_wire_format_is_protobufs():
-    assert field(1, 300) == b"\x08\xac\x02"  # the encoding guide's example
-    assert struct.unpack("<f", field(5, np.float32(1).tobytes())[2:]) == (1.0,)
+def test_names_and_places(tmp_path):
+    with pytest.raises(ValueError, match=r"'caffenet'.* embedded, .*\.caffemodel"):
+        weights.load_trunk("caffenet")
+    with pytest.raises(FileNotFoundError, match=r"none.caffemodel"):
+        weights.load_trunk(tmp_path / "none.caffemodel")
+    with pytest.raises(FileNotFoundError, match=f"{files.PROJECT}/mine.pth"):
+        weights.load_trunk("mine.pth")
+    (tmp_path / "dir.caffemodel").mkdir()
+    with pytest.raises(ValueError, match=r"dir.caffemodel: expected a file, found a folder"):
+        weights.load_trunk(tmp_path / "dir.caffemodel")

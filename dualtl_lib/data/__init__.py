@@ -1,1 +1,1 @@
-"""Images and labels: CelebA, CK+ and folders like it."""
+"""Images and labels: CelebA, CK+, folders of one's own and other layouts."""

@@ -1,100 +1,97 @@
-"""CelebA as its owners hand it out: faces with attributes (section 4.2.1, Table 2).
+"""CelebA as its owners distribute it: faces with attributes (section 4.2.1, Table 2).
 
-Z. Liu, P. Luo, X. Wang and X. Tang, deep learning face attributes in the wild, ICCV 2015.
+References:
+    Z. Liu, P. Luo, X. Wang and X. Tang (2015), deep learning face attributes in the wild, ICCV.
 """
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
-from dualtl_lib import paper
-from dualtl_lib.data.dataset import Faces, Findings, keep, picture_files, read, some, tell_of_links
+from dualtl_lib import files, paper
+from dualtl_lib.data import cache
+from dualtl_lib.data.crop import Box
+from dualtl_lib.data.dataset import Faces, joined, notice_identical
+from dualtl_lib.data.expressions import known_boxes
+from dualtl_lib.data.notices import Notices, some
+from dualtl_lib.data.paths import nfc, picture_files
 
 SPLITS = ("train", "valid", "test")  # the partition file's 0, 1 and 2
 FULL = 202_599  # images of the complete set
 OFFICIAL_ENDS = (162_770, 182_637, FULL)  # the last image of each part of the complete set
 SHARES = (0.8, 0.9, 1.0)  # where the parts of an incomplete set without a partition file end
-NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
-LISTS = ("list_attr_celeba", "identity_CelebA", "list_eval_partition", "list_bbox_celeba")
 FOLDERS = ("img_align_celeba", "img_align_celeba_png", "img_celeba")  # the last holds the pictures in the wild
-
-
-class Rows(NamedTuple):
-    """A list file: the names of its columns (none in some), and each picture's fields as they stand there."""
-
-    columns: tuple[str, ...]
-    fields: dict[str, list[str]]
+LABELS = "list_attr_celeba"
 
 
 class CelebA(Faces):
     """CelebA, complete or in part, at any size, in its official layout or Kaggle's.
 
-    root: the folder with img_align_celeba/ (or img_celeba/, in the wild) and list_attr_celeba.txt or .csv, both
-        also where the archives unpack to (Img/, Anno/, Eval/).
-    split: "train", "valid", "test" or "all". By list_eval_partition.txt or .csv where it is; without it by the
-        official ranges if all 202599 images are there, and otherwise 80, 10 and 10 % drawn by `seed`, with the
-        people of identity_CelebA.txt kept apart if that file is there.
-    attributes: names of attributes, which become the columns of `targets` in that order.
-    cache: folder of the decoded faces (default: DUALTL_CACHE, or ~/.cache/dualtl).
+    The crop is the centre square. Of pictures in the wild it is the box of list_bbox_celeba.txt, or else the detected
+    face. Rows and pictures that cannot be used are left out, with one warning for each reason and a count in `report`.
 
-    The crop is the centre square; in the wild it is the box of list_bbox_celeba.txt, or else the detected one.
-    Rows and pictures that cannot be used are left out, with one warning for each reason and a count in `report`.
-    Raises FileNotFoundError for a missing folder or list and ValueError for an unknown attribute, for a list that is
-    not in either form, or when no face is left.
+    Args:
+        root: The folder with img_align_celeba/ (or img_celeba/, in the wild) and list_attr_celeba.txt or .csv, both
+            also where the archives unpack to (Img/, Anno/, Eval/) or one folder deeper.
+        split: "train", "valid", "test" or "all". By list_eval_partition.txt or .csv where it is; without it by the
+            official ranges if all 202599 images are there, and otherwise 80, 10 and 10 % drawn by `seed`. What is
+            drawn keeps the people of identity_CelebA.txt and identical files on one side.
+        attributes: Names of attributes, which become the columns of `targets` in that order.
+        seed: Draws the parts of an incomplete set.
+        transform: Applied to an image by `faces[i]`.
+        cache_dir: Folder of the image cache. Default: `files.cache_dir()`.
+
+    Raises:
+        FileNotFoundError: If the folder, its pictures' folder or the list of attributes is missing.
+        ValueError: If an attribute is unknown, a list is in neither form, or no face is left.
     """
 
     def __init__(
         self,
         root: str | Path,
+        *,
         split: str = "train",
         attributes: Sequence[str] = paper.ATTRIBUTES,
         seed: int = 0,
-        cache: str | Path | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        cache_dir: str | Path | None = None,
     ):
-        root = Path(root).expanduser()
+        root, notices = files.expand(root, Path()), Notices()
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split is one of {', '.join(SPLITS)} or 'all', not {split!r}")
         folder = _image_folder(root)
-        path = _list_file(root, "list_attr_celeba")
+        path = _list_file(root, LABELS, notices)
         if path is None:
-            raise FileNotFoundError(
-                f"{root}: expected list_attr_celeba.txt or .csv there, in Anno/ or in Eval/, found neither; "
-                "it comes with CelebA and names each image's 40 attributes"
-            )
-        findings = Findings()
-        tell_of_links(root, [folder, *(_list_file(root, name) for name in LISTS)], findings)
-        labels = read_attributes(path, attributes, findings)
-        pictures = _pictures(root, folder, labels, findings)
-        if not pictures:
-            raise ValueError(
-                f"{folder}: expected pictures (.jpg, .png, …), found none ({findings}); unpack CelebA's there"
-            )
-        findings.extend("pictures the list does not name", sorted(set(pictures) - set(labels)))
-        findings.extend("rows without a picture", sorted(set(labels) - set(pictures)))
-        names = sorted(set(labels) & set(pictures))
-        people = _people(root, names, findings)
+            where = f"{LABELS}.txt or .csv there, in Anno/ or in Eval/"
+            raise FileNotFoundError(f"{root}: expected {where}, found neither; it comes with CelebA's pictures")
+        labels = read_attributes(path, attributes, notices=notices)
+        pictures = _pictures(root, folder, notices)
+        names = sorted(pictures.keys() & set(labels.index))
+        notices.add("pictures the list does not name", *sorted(pictures.keys() - set(names)))
+        notices.add("rows without a picture", *sorted(set(labels.index) - set(names)))
+        people = _people(root, names, notices)
         if split != "all":
-            part = _parts(root, names, people, seed, findings)
+            part = _parts(root, {name: pictures[name] for name in names}, people, seed, notices)
             names = [name for name in names if part.get(name) == split]
         if not names:
-            raise ValueError(f"{root}: no picture with labels is in split {split!r} ({findings}); put that right")
-
-        wild = folder.name == "img_celeba"
-        files = [pictures[name] for name in names]
-        boxes = _boxes(root, names, findings) if wild else None
-        images, unreadable, noted = read(root, files, "face" if wild else "centre", boxes, cache)
-        kept = keep(root, files, unreadable, noted, findings)
-        files, names = [files[i] for i in kept], [names[i] for i in kept]
-        targets = torch.tensor([labels[name] for name in names], dtype=torch.int64)
-        who = [people.get(name, name) for name in names]
-        layout = "detected" if wild else "celeba"
-        super().__init__(images, targets, attributes, who, names, files, findings.counts(), layout)
+            raise ValueError(f"{root}: no picture with labels is in split {split!r} ({notices}); put that right")
+        wild = folder.name == FOLDERS[2]
+        mode, boxes = ("face", _boxes(root, names, notices)) if wild else ("centre", None)
+        paths = [pictures[name] for name in names]
+        loaded = cache.load_files(root, paths, notices, mode=mode, boxes=boxes, cache_dir=cache_dir)
+        names, paths = [names[i] for i in loaded.kept], [paths[i] for i in loaded.kept]
+        targets = labels.loc[names].to_numpy()
+        notice_identical(paths, targets, loaded.digests, notices)
+        notices.warn(root)
+        who, layout = np.array([people[name] for name in names]), "detected" if wild else "celeba"
+        columns = (loaded.images, torch.tensor(targets), tuple(attributes), who, np.array(names), paths)
+        super().__init__(*columns, notices.counts(), layout, digests=loaded.digests, transform=transform)
 
 
 def _image_folder(root: Path) -> Path:
@@ -105,155 +102,166 @@ def _image_folder(root: Path) -> Path:
         for folder in (root / name / name, root / name, root / "Img" / name):
             if folder.is_dir():
                 return folder
-    found = some(sorted(p.name for p in root.iterdir())) or "nothing"
+    entries = some(sorted(p.name for p in root.iterdir())) or "nothing"
     raise FileNotFoundError(
-        f"{root}: expected a folder {' or '.join(FOLDERS)} there or in Img/, found {found}; unpack CelebA there"
+        f"{root}: expected a folder {' or '.join(FOLDERS)} there or in Img/, found {entries}; unpack CelebA there"
     )
 
 
-def _pictures(root: Path, folder: Path, labels: dict, findings: Findings) -> dict[str, str]:
+def _pictures(root: Path, folder: Path, notices: Notices) -> dict[str, str]:
     """Each picture's path under root by its name without ending, which must be one picture's alone.
 
-    Of names that several have, pictures and labels are left out: which of them the row is about is not known.
+    Pictures whose names differ in their ending only are left out: it is not known which of them the row is about.
     """
-    files = picture_files(folder, folder, findings)
-    twice = {name for name, count in Counter(p.stem for p in files).items() if count > 1}
-    findings.extend(
-        "pictures whose names differ in their ending only, left out", [p.name for p in files if p.stem in twice]
-    )
-    for name in twice:
-        labels.pop(name, None)
-    return {p.stem: p.relative_to(root).as_posix() for p in files if p.stem not in twice}
+    paths = picture_files(folder, notices)
+    times = Counter(nfc(p.stem) for p in paths)
+    twice = [p.name for p in paths if times[nfc(p.stem)] > 1]
+    notices.add("pictures whose names differ in their ending only, left out", *twice)
+    pictures = {nfc(p.stem): p.relative_to(root).as_posix() for p in paths if times[nfc(p.stem)] == 1}
+    if not pictures:
+        raise ValueError(f"{folder}: expected pictures (.jpg, .png, …), found none ({notices}); unpack CelebA's there")
+    return pictures
 
 
-def _list_file(root: Path, name: str) -> Path | None:
-    candidates = (root / folder / f"{name}{suffix}" for folder in ("", "Anno", "Eval") for suffix in (".txt", ".csv"))
-    return next((path for path in candidates if path.is_file()), None)
+def _list_file(root: Path, name: str, notices: Notices) -> Path | None:
+    """A list in its usual places, or else one folder deeper, where that is one file."""
+    places = [root / place / f"{name}{suffix}" for suffix in (".txt", ".csv") for place in ("", "Anno", "Eval")]
+    deeper = {path for place in places for path in place.parent.glob(f"*/{place.name}")} - set(places)
+    usual, deeper = ([path for path in paths if path.is_file()] for paths in (places, sorted(deeper)))
+    if usual or len(deeper) != 1:
+        return next(iter(usual), None)
+    notices.add("lists in a folder where they are not expected, read all the same", deeper[0].relative_to(root))
+    return deeper[0]
 
 
-def _read_rows(path: Path, header: bool, findings: Findings) -> Rows:
-    """A list in CelebA's form (a count, names of columns, rows split at blanks) or Kaggle's (.csv), not yet judged.
+def read_list(path: Path, *, header: bool, notices: Notices) -> pd.DataFrame:
+    """Read a list in CelebA's form (a count, names of columns, rows split at blanks) or Kaggle's (.csv).
 
-    Pictures go by their name without its ending. Two different rows of one picture are both left out.
-    header: whether the .txt form begins with a count and the columns' names. Raises ValueError for a .csv that is
-    not separated by commas.
+    Args:
+        path: The list.
+        header: Whether the .txt form begins with a count and the columns' names.
+        notices: Where rows that cannot be used are counted.
+
+    Returns:
+        A row of strings for each picture, by its name without ending. Different rows of one picture are left out.
+
+    Raises:
+        ValueError: If a .csv is not separated by commas.
     """
-    kaggle = path.suffix == ".csv"
-    lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    split = [_commas(path, line) if kaggle else line.split() for line in lines]
-    if kaggle and split and len(split[0]) == 1:
-        raise ValueError(
-            f"{path}: expected names of columns separated by commas in line 1, found {lines[0][:80]!r}; save the list "
-            "with commas"
-        )
-    promised = None
-    if header and not kaggle and split:
-        count = split.pop(0)
-        promised = int(count[0]) if len(count) == 1 and NUMBER.fullmatch(count[0]) else None
-        if promised is None:
-            findings.add(f"{path.name}: expected the number of rows in line 1", f"found {some(count) or 'nothing'}")
-    columns = split.pop(0) if (header or kaggle) and split else []
-    rows = [fields for fields in split if any(fields)]
-    if promised is not None and promised != len(rows):
-        findings.add(f"{path.name}: line 1 promises {promised} rows, found {len(rows)}", "cut off or edited")
-    fields: dict[str, list[str]] = {}
-    twice = set()
-    for name, *values in rows:
-        if name != Path(name).name or "\\" in name:
-            findings.add(f"{path.name}: rows with a path where a picture's name is expected, left out", name)
-            continue
-        stem = Path(name).stem
-        if fields.setdefault(stem, values) != values:
-            twice.add(stem)
-    findings.extend(f"{path.name}: pictures with two different rows, left out", sorted(twice))
-    return Rows(tuple(columns[1:] if kaggle else columns), {k: v for k, v in fields.items() if k not in twice})
+    is_csv, name = path.suffix == ".csv", path.name
+    lines = nfc(path.read_bytes().decode("utf-8-sig", "replace")).splitlines()
+    rows = [[f.strip(' \t"') for f in line.split(",")] if is_csv else line.split() for line in lines]
+    if is_csv and rows and len(rows[0]) == 1:
+        raise ValueError(f"{path}: expected names separated by commas in line 1, found {lines[0][:80]!r}")
+    promised = "".join(rows.pop(0)) if header and not is_csv and rows else None
+    columns = rows.pop(0) if (header or is_csv) and rows else []
+    rows = [row for row in rows if any(row)]
+    if promised not in (None, str(len(rows))):
+        notices.add(f"{name}: line 1 promises {promised!r} rows, found {len(rows)}: cut off or edited", name)
+    if is_csv and len(columns) > 2 and re.fullmatch(r"(Unnamed: ?\d+)?", columns[0]):
+        notices.add(f"{name}: a first column without a name, taken for pandas' row numbers", columns[1])
+        columns, rows = columns[1:], [row[1:] for row in rows]
+    usual, _ = (Counter(map(len, rows)).most_common(1) or [(1, 0)])[0]
+    if is_csv or (columns and re.fullmatch("image(_?id)?", columns[0])):
+        columns = columns[1:]
+    width = len(columns) + 1 if columns else usual
+    ragged = [" ".join(row[:1]) for row in rows if len(row) != width]
+    notices.add(f"{name}: rows without exactly {width - 1} values, left out", *ragged)
+    table = pd.DataFrame([row for row in rows if len(row) == width], columns=range(width), dtype=str)
+    table[0] = table[0].str.replace(rf"^(?:{'|'.join(FOLDERS)})/", "", regex=True)
+    elsewhere = table[0].str.contains(r"[/\\]").to_numpy(bool)
+    notices.add(f"{name}: rows with a path where a picture's name is expected, left out", *table[0][elsewhere])
+    table[0] = table[0].map(lambda text: Path(text).stem)
+    table = table.loc[~elsewhere].drop_duplicates()
+    twice = table.duplicated(subset=0, keep=False).to_numpy(bool)
+    notices.add(f"{name}: pictures with two different rows, left out", *sorted(set(table[0][twice])))
+    return table.loc[~twice].set_index(0).set_axis(columns or range(width - 1), axis=1)
 
 
-def _commas(path: Path, line: str) -> list[str]:
-    """The fields of a .csv's line. Read by itself, a line with an open quotation mark does not swallow the next."""
-    try:
-        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
-    except csv.Error as error:
-        raise ValueError(f"{path}: expected fields separated by commas, found {line[:80]!r} ({error})") from error
+def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Notices | None = None) -> pd.DataFrame:
+    """Read list_attr_celeba.txt or .csv.
 
+    A row counts only if it is whole and all its values are labels. Labels are -1 and 1, or 0 and 1, also as 1.0.
 
-def read_attributes(path: str | Path, attributes: Sequence[str], findings: Findings | None = None) -> dict[str, list]:
-    """list_attr_celeba.txt or .csv: for each picture (its name without ending) 0 or 1 for each of these attributes.
+    Args:
+        path: The list.
+        attributes: Names of attributes.
+        notices: Where rows that cannot be used are counted. Default: they are warned of here.
 
-    A row counts only if it is whole and all its values are -1 or 1; others are left out and counted in `findings`.
-    Raises ValueError for an attribute the list does not have, and for a list without a usable row.
+    Returns:
+        0 or 1 for each picture (by its name without ending) and attribute.
+
+    Raises:
+        ValueError: If the list lacks an attribute, has no usable row, or is in neither form.
     """
-    path, own = Path(path), findings is None
-    findings = Findings() if own else findings
-    columns, rows = _read_rows(path, True, findings)
-    if not columns:
-        found = "a first line without names" if rows else "an empty list"
-        raise ValueError(
-            f"{path}: expected the attributes' names and a row for each picture, found {found} "
-            f"({findings}); get the list anew"
-        )
-    unknown = [a for a in attributes if columns.count(a) != 1]
-    if unknown:
+    path, counted = Path(path), Notices() if notices is None else notices
+    table, attributes = read_list(path, header=True, notices=counted), [nfc(a) for a in attributes]
+    if not len(table.columns) or not attributes:
+        what = "a list with names of attributes" if attributes else "names of one or more attributes to read"
+        raise ValueError(f"{path}: expected {what}, found none ({counted}); get the list anew or name some of it")
+    columns = list(table.columns)
+    if unknown := [a for a in attributes if columns.count(a) != 1]:
         raise ValueError(
             f"{path}: expected one column for each attribute, found none or several for {', '.join(unknown)}; "
-            f"the list has {len(columns)} columns, {some(columns, 40)} ({findings}); ask for some of these"
+            f"the list has {len(columns)} columns, {some(columns, 40)} ({counted}); name some of these"
         )
-    chosen = [columns.index(a) for a in attributes]
-    labels = {}
-    for name, values in rows.items():
-        if len(values) != len(columns):
-            findings.add(f"{path.name}: rows without exactly {len(columns)} values, left out", name)
-        elif not set(values) <= {"-1", "1"}:
-            findings.add(f"{path.name}: rows with a value other than -1 and 1, left out", name)
-        else:
-            labels[name] = [int(values[i] == "1") for i in chosen]
-    if own:
-        findings.warn(path.parent)
-    if not labels:
-        raise ValueError(f"{path}: no usable row among {len(rows)}: {findings}; get the list anew")
-    return labels
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    absent = -1 if (values == -1).sum() >= (values == 0).sum() else 0
+    usable = np.asarray(np.isin(values, [absent, 1]).all(axis=1))
+    if absent == 0 and (values[usable] == 0).any():
+        counted.add(f"{path.name}: labels 0 and 1 in place of -1 and 1, read as absent and present", path.name)
+    if not table.loc[usable].isin(["-1", "0", "1"]).to_numpy().all():
+        counted.add(f"{path.name}: labels such as 1.0 in place of 1, read as 1", path.name)
+    counted.add(f"{path.name}: rows with a value other than {absent} and 1, left out", *table.index[~usable])
+    if notices is None:
+        counted.warn(path.parent)
+    if not usable.any():
+        raise ValueError(f"{path}: no usable row among {len(table)} ({counted}); get the list anew")
+    chosen = [columns.index(attribute) for attribute in attributes]
+    return pd.DataFrame((values[usable][:, chosen] == 1).astype(np.int64), table.index[usable], attributes)
 
 
-def _people(root: Path, names: Sequence[str], findings: Findings) -> dict[str, str]:
-    """Who each picture shows, by identity_CelebA.txt; without that file, or a row in it, nobody is known."""
-    path = _list_file(root, "identity_CelebA")
-    if path is None:
-        return {}
-    rows = _read_rows(path, False, findings).fields
-    people = {name: rows[name][0] for name in names if len(rows.get(name, ())) == 1}
-    findings.extend(f"{path.name}: no person is named for pictures", [name for name in names if name not in people])
-    return people
+def _people(root: Path, names: Sequence[str], notices: Notices) -> dict[str, str]:
+    """Who each picture shows, by identity_CelebA.txt; without that file, or a row in it, somebody of its own."""
+    rows = _rows(root, "identity_CelebA", 1, notices)
+    if rows is None:
+        return {name: name for name in names}
+    notices.add("identity_CelebA: no person is named for pictures", *(name for name in names if name not in rows))
+    return {name: rows[name][0] if name in rows else name for name in names}
 
 
-def _parts(root: Path, names: list[str], people: dict[str, str], seed: int, findings: Findings) -> dict[str, str]:
+def _parts(root: Path, pictures: dict[str, str], people: dict[str, str], seed: int, notices: Notices) -> dict[str, str]:
     """The split each picture belongs to; pictures that a partition file does not place are in none."""
-    path = _list_file(root, "list_eval_partition")
-    if path is not None:
-        codes = {str(code): split for code, split in enumerate(SPLITS)}
-        rows = _read_rows(path, False, findings).fields
-        placed = {n: codes[rows[n][0]] for n in names if len(rows.get(n, ())) == 1 and rows[n][0] in codes}
-        lost = [name for name in names if name not in placed]
-        findings.extend(f"{path.name}: expected 0, 1 or 2 for each picture, found something else or no row", lost)
+    rows = _rows(root, "list_eval_partition", 1, notices)
+    if rows is not None:
+        codes = dict(zip(("0", "1", "2"), SPLITS, strict=True))
+        placed = {name: codes.get(rows.get(name, [""])[0].removesuffix(".0"), "") for name in pictures}
+        lost = [name for name, split in placed.items() if not split]
+        notices.add("list_eval_partition: expected 0, 1 or 2 for each picture, found something else or no row", *lost)
         return placed
-    if len(names) == FULL:
-        return {name: SPLITS[np.searchsorted(OFFICIAL_ENDS, i)] for i, name in enumerate(names, 1)}
-    groups = sorted({people.get(name, name) for name in names})
-    rank = dict(zip(groups, np.random.default_rng(seed).permutation(len(groups)).tolist(), strict=True))
-    place = {name: (rank[people.get(name, name)] + 0.5) / len(groups) for name in names}
-    return {name: SPLITS[np.searchsorted(SHARES, place[name])] for name in names}
+    if len(pictures) == FULL:
+        return {name: SPLITS[np.searchsorted(OFFICIAL_ENDS, i)] for i, name in enumerate(pictures, 1)}
+    digests = cache.file_digests([root / path for path in pictures.values()])
+    groups = joined([people[name] for name in pictures], digests)
+    _, group = np.unique(groups, return_inverse=True)
+    place = (np.random.default_rng(seed).permutation(group.max() + 1)[group] + 0.5) / (group.max() + 1)
+    return {name: SPLITS[np.searchsorted(SHARES, p)] for name, p in zip(pictures, place, strict=True)}
 
 
-def _boxes(root: Path, names: Sequence[str], findings: Findings) -> list[tuple[float, ...] | None] | None:
-    """The known face boxes (x, y, width, height) of pictures in the wild; None where the list has none."""
-    path = _list_file(root, "list_bbox_celeba")
+def _boxes(root: Path, names: Sequence[str], notices: Notices) -> list[Box | None] | None:
+    """The known face boxes (x, y, width, height) of pictures in the wild."""
+    rows = _rows(root, "list_bbox_celeba", 4, notices, header=True)
+    if rows is None:
+        return None
+    numbers = pd.DataFrame(list(rows.values()), columns=range(4)).apply(pd.to_numeric, errors="coerce")
+    boxes = dict(zip(rows, numbers.to_numpy(float).tolist(), strict=True))
+    return known_boxes(boxes, "list_bbox_celeba", names, notices)
+
+
+def _rows(root: Path, name: str, width: int, notices: Notices, *, header: bool = False) -> dict | None:
+    """The rows of a list with this many values each, by their pictures' names; None where there is no such list."""
+    path = _list_file(root, name, notices)
     if path is None:
         return None
-    rows = _read_rows(path, True, findings).fields
-    boxes = []
-    for name in names:
-        values = rows.get(name, [])
-        whole = len(values) == 4 and all(map(NUMBER.fullmatch, values))
-        boxes.append(tuple(map(float, values)) if whole else None)
-        if not whole:
-            findings.add(f"{path.name}: no face box, so the face is detected", name)
-    return boxes
+    table = read_list(path, header=header, notices=notices)
+    return dict(zip(table.index, table.to_numpy().tolist(), strict=True)) if table.shape[1] == width else {}

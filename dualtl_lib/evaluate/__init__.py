@@ -1,1 +1,1 @@
-"""How good a model is."""
+"""How good a model is: accuracy, intervals, paired tests, occlusion, a linear baseline."""

@@ -1,1 +1,1 @@
-"""A run: what it is made of and what it trains."""
+"""A run: the models that it trains (steps), what it is made of (pipeline), its notebooks, its folds (sweep, folds)."""

@@ -64,7 +64,7 @@ def code(session: Session, state: State) -> str:
 
 def _open_call(run: Run) -> str:
     """The call that opens this run."""
-    return f'open_run("{run.config}"' + "".join(f", {k}={v!r}" for k, v in run.changes().items()) + ")"
+    return f"open_run({run.spec!r})"
 
 
 def snapshot(session: Session, state: State) -> bytes:

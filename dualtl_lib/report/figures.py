@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dualtl_lib import files, paper
 from dualtl_lib.config import Run
-from dualtl_lib.evaluate.evaluation import Accuracy
+from dualtl_lib.evaluate.metrics import Accuracy
 from dualtl_lib.models.caffenet import Trunk
 from dualtl_lib.report.labels import label
 from dualtl_lib.report.tables import Row

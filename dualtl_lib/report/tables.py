@@ -14,8 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from dualtl_lib import paper
-from dualtl_lib.evaluate import evaluation
-from dualtl_lib.evaluate.evaluation import Accuracy
+from dualtl_lib.evaluate import metrics, statistics
+from dualtl_lib.evaluate.metrics import Accuracy
 from dualtl_lib.report import labels
 
 Predictions = Mapping[str, Mapping[str, Tensor]]  # by protocol, then by model or by covered region
@@ -63,7 +63,7 @@ def recipes(by_name: Mapping[str, object]) -> pd.DataFrame:
     order = ["base_lr", "batch", "lr_policy", "gamma", "stepsize", "max_iter", "momentum", "weight_decay", "algorithm"]
 
     def settings(recipe) -> dict:
-        heads = recipe.heads_first
+        heads = recipe.head_warmup
         warmup = f"{heads.max_iter} of {heads.batch} at {heads.base_lr}" if heads else "no"
         own = {"lr_policy": "step", "algorithm": "SGD", "head_warmup": warmup}  # the two that training knows
         return asdict(recipe) | {"base_lr": float(f"{recipe.base_lr:.4g}")} | own
@@ -86,12 +86,12 @@ def attributes(predicted: Tensor, test, train) -> pd.DataFrame:
     majority = (train.targets.float().mean(0) >= 0.5).long().expand_as(test.targets)
     rows = []
     for name, ours, always, target in zip(test.classes, predicted.T, majority.T, test.targets.T, strict=True):
-        accuracy = evaluation.accuracy(ours, target)
+        accuracy = metrics.accuracy(ours, target)
         row = {"attribute": name, "accuracy": accuracy.value, "low": accuracy.low, "high": accuracy.high}
-        row |= {"n": accuracy.n, "majority": evaluation.accuracy(always, target).value}
-        rows.append(row | {"p": evaluation.compare(ours == target, always == target).p})
+        row |= {"n": accuracy.n, "majority": metrics.accuracy(always, target).value}
+        rows.append(row | {"p": statistics.mcnemar(ours == target, always == target).p})
     table = pd.DataFrame(rows)
-    return table.assign(**{"Holm's p": evaluation.holm(table.p)})
+    return table.assign(**{"Holm's p": statistics.holm(table.p)})
 
 
 def overlap(by_protocol: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -118,7 +118,7 @@ def table6_rows(predicted: Predictions, targets: Mapping[str, Tensor], people: M
 def _compared(quoted: Mapping, predicted: Predictions, targets: Mapping, people: Mapping) -> list[Row]:
     def measured(key: str) -> dict[str, Accuracy]:
         of = {protocol: by_key[key] for protocol, by_key in predicted.items() if key in by_key}
-        return {protocol: evaluation.accuracy(p, targets[protocol], people.get(protocol)) for protocol, p in of.items()}
+        return {protocol: metrics.accuracy(p, targets[protocol], people.get(protocol)) for protocol, p in of.items()}
 
     return [Row(key, value, measured(key)) for key, value in quoted.items()]
 
@@ -186,8 +186,3 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         elif names := labels.COLUMNS.get(str(column)):
             shown[column] = [names.get(value, value) for value in table[column]]
     return shown.rename(columns=lambda column: labels.label(str(column)))
-
-
-# Until `experiment` takes its keys from paper (branch E):
-FIG9, FIG14, FIG18, SVM = labels.MODELS
-PROTOCOLS = {**labels.PROTOCOLS, "people": labels.PROTOCOLS["subject"]}

@@ -1,1 +1,1 @@
-"""Training as Tables 3 and 4 set it."""
+"""Training with the solver settings of Tables 3 and 4."""

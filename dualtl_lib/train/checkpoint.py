@@ -1,128 +1,135 @@
-"""The state of a training on disk: whole or not there, and never mistaken for another's."""
+"""Checkpoints: the state of a training in one file, replaced as a whole and never taken for another training's."""
 
 import dataclasses
 import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn, optim
 
 from dualtl_lib import files
-from dualtl_lib.train.frozen import content
-from dualtl_lib.train.optimizer import CaffeSGD
+from dualtl_lib.data.dataset import Faces
+from dualtl_lib.train.frozen import Model, fingerprint_of
+from dualtl_lib.train.recipe import Recipe
 
 
 class OtherTraining(ValueError):
-    """A checkpoint that belongs to another recipe, data set, seed or initial model."""
+    """A checkpoint belongs to another recipe, data set, seed, precision or initial model."""
 
 
 class Checkpoint:
-    """The state of a training in one safetensors file, replaced as a whole or not at all.
+    """The checkpoint file of one training.
 
-    Weights are kept under their names in the model, momentum buffers under "momentum." and the name; the metadata
-    holds the iteration, the history, and fingerprints of what was trained on what from where.
+    Tensors are named as in the model's state dict, or `optimizer.<number of the parameter>.<key>`.
+
+    Args:
+        path: A safetensors file, made with its folder.
+        model: The model in training.
+        optimizer: Its optimizer.
+        origin: What identifies the training, by name; see `origin`.
+        writes: Whether this process writes the file. Of several processes rank 0 does.
+
+    Raises:
+        OSError: If the folder cannot be written to.
     """
 
-    def __init__(self, path: Path, model, solver: CaffeSGD, recipe, train, seed: int, how: dict, writes=True):
-        self.path, self.model, self.solver, self.writes = Path(path), model, solver, writes
-        self.origin = {
-            "recipe": json.dumps(dataclasses.asdict(recipe)),
-            "seed": str(seed),
-            "data": files.fingerprint(np.ascontiguousarray(train.targets).tobytes(), content(train.images).encode()),
-            "model": fingerprint(model),
-            **{k: str(v) for k, v in how.items()},
-        }
-        self.saved, self.time = None, time.monotonic()
+    def __init__(
+        self, path: Path, model: nn.Module, optimizer: optim.Optimizer, origin: dict[str, str], *, writes: bool = True
+    ):
+        self.path, self.model, self.optimizer, self.origin, self.writes = Path(path), model, optimizer, origin, writes
+        self.saved: int | None = None  # iteration of the file's state
+        self.time = time.monotonic()
         if writes:
-            self._prepare()
-
-    def _prepare(self):
-        """Find out now rather than in an hour whether the folder can be written to."""
-        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for stale in self.path.parent.glob(f".{self.path.stem}.*{self.path.suffix}"):
-                stale.unlink()  # what a killed process was writing
-            with tempfile.TemporaryFile(dir=self.path.parent):
-                pass
-        except OSError as e:
-            raise OSError(f"no checkpoint can be written to {self.path.parent} ({e}); name another folder") from e
+                stale.unlink()  # unfinished file of a killed process
+            tempfile.TemporaryFile(dir=self.path.parent).close()  # fails now rather than in an hour
 
     def age(self) -> float:
-        """Seconds since the last one was written."""
+        """Seconds since the file was written last."""
         return time.monotonic() - self.time
 
-    def save(self, iteration: int, history: dict, finished: bool = False):
-        """Write the state before this iteration. A finished training needs no momentum any more."""
+    def save(self, iteration: int, history: Mapping[str, Any], *, finished: bool = False) -> None:
+        """Write the state before an iteration; that of a finished training has no momentum buffers.
+
+        Raises:
+            OSError: If the file cannot be written. The last one stays.
+        """
         if not self.writes:
             return
-        tensors = {k: v.cpu().contiguous() for k, v in self.model.state_dict().items()}
-        if not finished:
-            tensors |= {name: t.cpu() for name, t in self._buffers().items()}
-        metadata = {
-            "kind": "state of a training",
-            **self.origin,
-            "iteration": str(iteration),
-            "history": json.dumps(history),
-        }
+        tensors = {name: t.cpu().contiguous() for name, t in self.model.state_dict().items()}
+        state = {} if finished else self.optimizer.state_dict()["state"]
+        tensors |= {f"optimizer.{i}.{key}": t.cpu() for i, of in state.items() for key, t in of.items()}
+        metadata = {**self.origin, "iteration": str(iteration), "history": json.dumps(history)}
         try:
             with files.atomic_write(self.path) as part:
                 save_file(tensors, part, metadata)
-                with open(part) as f:
+                with open(part, "r+b") as f:
                     os.fsync(f.fileno())  # on the disk before it takes the old one's place
         except (OSError, safetensors.SafetensorError) as e:
             kept = "there is none yet" if self.saved is None else f"that of iteration {self.saved} stays"
-            raise OSError(f"the checkpoint {self.path} cannot be written ({e}); {kept}") from e
+            raise OSError(f"{self.path}: the checkpoint cannot be written ({e}); {kept}") from e
         self.saved, self.time = iteration, time.monotonic()
 
-    def _buffers(self) -> dict[str, Tensor]:
-        """What the solver remembers, by name in the file."""
-        found = {f"momentum.{m.name}": m.speed for m in self.solver.moved}
-        return found | {f"pushed.{m.name}": m.pushed for m in self.solver.moved if m.pushed is not None}
+    def load(self, metadata: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        """Load the file, whose `metadata` is given, into model and optimizer.
 
-    def resume(self, kept: dict[str, str], history: dict) -> int:
-        """Load the file, whose `metadata` is kept, into model, solver and history; the iteration to go on from.
+        Returns:
+            The iteration to continue with, and the history.
 
-        Raises OtherTraining where it belongs to another.
+        Raises:
+            OtherTraining: If the file belongs to another training.
         """
-        for what, mine in self.origin.items():
-            if kept.get(what) != mine:
+        for name, expected in self.origin.items():
+            if metadata.get(name) != expected:
                 raise OtherTraining(
-                    f"{self.path} is of another training: its {what} is {kept.get(what)}, this one's is {mine}. "
-                    "Delete the file to start anew, or name another"
+                    f"{self.path}: expected a checkpoint with {name} {expected}, found {metadata.get(name)}; "
+                    "delete the file to start anew, or name another"
                 )
-        tensors = load_file(self.path)
-        remembered = {k: tensors.pop(k) for k in list(tensors) if k.startswith(("momentum.", "pushed."))}
+        tensors, content = load_file(self.path), self.optimizer.state_dict()
+        for name in [name for name in tensors if name.startswith("optimizer.")]:
+            _, number, key = name.split(".")
+            content["state"].setdefault(int(number), {})[key] = tensors.pop(name)
         self.model.load_state_dict(tensors)
-        if remembered:
-            for name, buffer in self._buffers().items():
-                buffer.copy_(remembered[name])
-        history.update(json.loads(kept["history"]))
-        self.saved = int(kept["iteration"])
-        return self.saved
+        self.optimizer.load_state_dict(content)
+        self.saved = int(metadata["iteration"])
+        return self.saved, json.loads(metadata["history"])
 
 
-def metadata(path: Path) -> dict[str, str] | None:
-    """What a checkpoint says about itself; None where there is no file. Raises ValueError for one of another kind."""
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a checkpoint: iteration, history, precision and what else identifies its training.
+
+    Returns:
+        None if there is no file.
+
+    Raises:
+        ValueError: If the file is no checkpoint.
+    """
     if not Path(path).exists():
         return None
     try:
         with safetensors.safe_open(path, "pt") as f:
             return f.metadata() or {}
     except safetensors.SafetensorError as e:
-        raise ValueError(f"{path} is not a checkpoint of a training ({e}); delete it or name another") from e
+        raise ValueError(f"{path}: expected a checkpoint of a training, found another file ({e}); delete it") from e
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Of a model's weights, which of them train, and how the trunk treats its images."""
-    about = [
-        repr((model.trunk.layers, model.trunk.order, model.trunk.transform, model.classes, model.dropout.p)),
-        *(f"{name} {p.requires_grad}" for name, p in model.named_parameters()),
-    ]
-    return files.fingerprint(
-        *(a.encode() for a in about), *(p.detach().cpu().numpy().tobytes() for p in model.parameters())
-    )
+def origin(model: Model, data: Faces, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What identifies a training: its settings, and fingerprints of its data and of the model at its start."""
+    trunk, weights = model.trunk, dict(model.named_parameters())
+    structure = trunk.layers, trunk.order, trunk.transform, model.classes, model.dropout.p
+    trained = [name for name, p in weights.items() if p.requires_grad]
+    tensors = (p.detach().cpu().numpy().tobytes() for p in weights.values())
+    return {
+        **{name: str(value) for name, value in settings.items()},
+        "recipe": json.dumps(dataclasses.asdict(recipe)),
+        "data": files.fingerprint(np.asarray(data.targets).tobytes(), fingerprint_of(data.images).encode()),
+        "model": files.fingerprint(repr((structure, trained)).encode(), *tensors),
+    }

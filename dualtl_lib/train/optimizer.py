@@ -1,68 +1,73 @@
-"""Caffe's stochastic gradient descent, as the paper's solver settings mean it.
+"""Caffe's stochastic gradient descent as a PyTorch optimizer.
 
-Caffe keeps the learning rate inside the momentum buffer, so a drop of the rate leaves the speed as it is; PyTorch's
-SGD keeps it outside. BVLC's prototxt trains biases at twice the rate and without decay.
+Caffe keeps the learning rate inside the momentum buffer, so a drop of the learning rate leaves the next update almost
+as large as the last. PyTorch's SGD keeps it outside. BVLC's prototxt trains biases at twice the learning rate and
+without weight decay.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BIAS_RATE, BIAS_DECAY = 2.0, 0.0  # lr_mult and decay_mult of every bias in BVLC's train_val.prototxt
+from dualtl_lib.train.recipe import Recipe
+
+BIAS_LR_MULT = 2.0  # lr_mult of every bias in BVLC's train_val.prototxt; its decay_mult is 0
 
 
-@dataclass
-class Moved:
-    """One parameter that the solver moves; the factors are of rate and decay.
+class CaffeSGD(torch.optim.Optimizer):
+    """Caffe's SGDSolver: v <- momentum v + lr lr_mult (g + weight_decay w), then w <- w - v.
 
-    speed: Caffe's momentum buffer. pushed: the sum of |g + decay w| over the steps taken, where it is measured.
+    Args:
+        params: Parameters or parameter groups; `caffe_groups` makes BVLC's.
+        lr: Learning rate.
+        momentum: Factor of the momentum buffer v at each step.
+        weight_decay: Factor of the weights w that is added to their gradient g.
+        lr_mult: Factor of the learning rate, for groups that learn at another.
     """
 
-    name: str
-    weights: Tensor
-    speed: Tensor
-    lr_mult: float
-    decay_mult: float
-    pushed: Tensor | None
-
-
-class CaffeSGD:
-    """v <- momentum v + rate (g + decay w);  w <- w - v  (Caffe's SGDSolver).
-
-    named: (name, parameter) pairs. Those whose name ends in "bias" have twice the rate and no decay. Those that do
-    not require a gradient are left out altogether.
-    rate: set by the caller before each step.
-    measure: add up |g + decay w| of each weight in `Moved.pushed`.
-    """
-
-    def __init__(
-        self, named: Iterable[tuple[str, Tensor]], momentum: float, weight_decay: float, measure: bool = False
-    ):
-        self.momentum, self.weight_decay, self.rate = momentum, weight_decay, 0.0
-        self.moved = []
-        for name, p in named:
-            if p.requires_grad:
-                factors = (BIAS_RATE, BIAS_DECAY) if name.endswith("bias") else (1.0, 1.0)
-                pushed = torch.zeros_like(p) if measure else None
-                self.moved.append(Moved(name, p, torch.zeros_like(p), *factors, pushed))
-
-    def zero_grad(self):
-        """Forget the gradients of the last step."""
-        for m in self.moved:
-            m.weights.grad = None
+    def __init__(self, params: Iterable, lr: float = 1e-3, *, momentum=0.0, weight_decay=0.0, lr_mult=1.0):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, lr_mult=lr_mult))
 
     @torch.no_grad()
-    def step(self):
-        """Take one step with the gradients that the parameters hold. Those without one are left as they are."""
-        for m in self.moved:
-            if m.weights.grad is None:
-                continue
-            rate, decay = self.rate * m.lr_mult, self.weight_decay * m.decay_mult
-            if m.pushed is not None:
-                m.pushed.add_(torch.add(m.weights.grad, m.weights, alpha=decay).abs_())
-            m.speed.mul_(self.momentum).add_(m.weights.grad, alpha=rate)
-            if decay:
-                m.speed.add_(m.weights, alpha=rate * decay)
-            m.weights.sub_(m.speed)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step; parameters without a gradient stay as they are.
+
+        Args:
+            closure: Computes the loss and its gradients again, as for every PyTorch optimizer.
+
+        Returns:
+            The closure's loss.
+        """
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        for group in self.param_groups:
+            lr, decay = group["lr"] * group["lr_mult"], group["weight_decay"]
+            for weights in group["params"]:
+                if weights.grad is None:
+                    continue
+                state = self.state[weights]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weights)
+                update = state["momentum_buffer"].mul_(group["momentum"]).add_(weights.grad, alpha=lr)
+                if decay:
+                    update.add_(weights, alpha=lr * decay)
+                weights.sub_(update)
+        return loss
+
+
+def caffe_groups(named: Iterable[tuple[str, Tensor]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups with a recipe's settings: biases learn at twice the learning rate and without weight decay.
+
+    Args:
+        named: Names and parameters. Those that do not require a gradient are left out.
+        recipe: Its learning rate is that of the first iteration.
+    """
+    trained = [(name.endswith("bias"), p) for name, p in named if p.requires_grad]
+    factors = {False: (1.0, recipe.weight_decay), True: (BIAS_LR_MULT, 0.0)}
+    groups = [
+        {"params": [p for bias, p in trained if bias == biases], "lr_mult": lr_mult, "weight_decay": weight_decay}
+        for biases, (lr_mult, weight_decay) in factors.items()
+    ]
+    return [{**g, "lr": recipe.base_lr, "momentum": recipe.momentum} for g in groups if g["params"]]
