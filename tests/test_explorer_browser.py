@@ -47,8 +47,8 @@ def site(tmp_path_factory) -> Site:
     patch = pytest.MonkeyPatch()
     run = write_run(root, patch)
     faces = root / "faces"
-    write_notebook(root / "explorer.ipynb", faces=str(faces))
-    write_notebook(root / "untrained.ipynb", faces=str(faces), seed=7)
+    write_notebook(root / "explorer.ipynb", ckplus=str(faces))
+    write_notebook(root / "untrained.ipynb", ckplus=str(faces), seed=7)
     write_notebook(root / "wrong.ipynb", run="nobody")
     settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
