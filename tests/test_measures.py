@@ -6,10 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dualtl_lib import paper
 from dualtl_lib.data import regions
 from dualtl_lib.models.caffenet import Layer, Preprocessing, Trunk
-from dualtl_lib.report import tables
 from dualtl_lib.visualize import measures
 from dualtl_lib.visualize.deconvnet import Deconvnet
 
@@ -82,7 +80,13 @@ def test_words_say_which_steps_are_shown():
     )
     said = "0.90 → 0.70 → 0.70 → 0.80: falls at 1 of 3 steps, rises at 1 (p < 0.05)"
     assert measures.describe_layers(table, EDGES) == said
-    row = {"layer": "conv2", **table.iloc[0], f"{ENERGY_STRONGEST}, before": 1.0, f"{ENERGY_STRONGEST}, now": 1.2, f"{ENERGY_STRONGEST}, p": 0.2}
+    row = {
+        "layer": "conv2",
+        **table.iloc[0],
+        f"{ENERGY_STRONGEST}, before": 1.0,
+        f"{ENERGY_STRONGEST}, now": 1.2,
+        f"{ENERGY_STRONGEST}, p": 0.2,
+    }
     said = "edges 0.90 → 0.70, less (p=0.01); eyes and mouth 1.00 → 1.20, no difference shown (p=0.2)"
     assert measures.describe_models(pd.DataFrame([row]), "conv2") == said
 
@@ -113,22 +117,3 @@ def test_the_bias_s_ablation_is_what_eq_9_takes_off(images):
     found = measures.variant_ablation(trunk, images[:2]).iloc[0]
     assert found["bias not subtracted (eq. 9)"] == pytest.approx(float(expected), rel=1e-4) and expected > 0.01
     assert found["normalization by its gradient"] == found["shared winners added (eq. 8)"] == 0  # it has neither
-
-
-def test_the_order_of_regions_leaves_the_uncovered_face_out():
-    class Found(float):
-        value = property(float)
-
-    regions = [name for name in paper.TABLE6 if name != "none"]
-    for worst_first, expected in ((regions[::-1], -1), (regions, 1)):
-        ranked = {name: Found(1 - i / 10) for i, name in enumerate(worst_first)} | {"none": Found(0)}
-        rows = [(name, quoted, {"random": ranked[name]}) for name, quoted in paper.TABLE6.items()]
-        correlation, p = tables.order(rows, "random")
-        assert correlation == pytest.approx(expected) and p == pytest.approx(2 / 720)  # of 6! orders
-
-
-def test_a_table_to_read_says_where_p_is_small():
-    table = pd.DataFrame({"share": [0.12345, 1], "p": [1e-9, 0.5], "edges, p": [0.0123, np.nan]})
-    shown = tables.readable(table)
-    assert shown.share.tolist() == [0.123, 1.0] and shown.p.tolist() == ["<0.001", "0.500"]
-    assert shown["edges, p"].tolist() == ["0.012", ""]

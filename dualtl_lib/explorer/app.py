@@ -18,7 +18,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from dualtl_lib import config
+from dualtl_lib.config import Run, open_run
 from dualtl_lib.explorer import export, render
 from dualtl_lib.explorer.panels import FIT, SHEET, WRAP, Clickable, Controls, Pictures, Strip, control
 from dualtl_lib.explorer.session import AS_LOADED, Missing, Session, State
@@ -136,15 +136,15 @@ class Explorer(widgets.VBox):
     """The explorer of a run. The page itself says what is missing.
 
     Args:
-        run: An opened run, or with `changes` the arguments of `config.open_run`.
+        run: An opened run, the name of one, or a function that opens one: the page shows its error.
         state: The first choice. Default: an active map of the last trained model.
-        **changes: Settings of the run.
+        **changes: Settings of the run, where it is a name.
 
     Attributes:
         state: The present choice; `show(State(...))` chooses something else.
     """
 
-    def __init__(self, run: config.Run | str, state: State | None = None, **changes):
+    def __init__(self, run: Run | str | Callable[[], Run], state: State | None = None, **changes):
         super().__init__()
         self.add_class("dualtl-explorer")
         css = resources.files("dualtl_lib.explorer").joinpath("style.css").read_text()
@@ -152,7 +152,8 @@ class Explorer(widgets.VBox):
         self.message = widgets.HTML(layout={"display": "none"}).add_class("dualtl-message")
         self.children = [style, self.message]
         try:
-            self._session = session = Session(run if isinstance(run, config.Run) else config.open_run(run, **changes))
+            opened = open_run(run, **changes) if isinstance(run, str) else run if isinstance(run, Run) else run()
+            self._session = session = Session(opened)
             session.trunk(AS_LOADED)
         except (Missing, OSError, ValueError) as error:
             self._session = None

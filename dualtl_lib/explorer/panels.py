@@ -100,7 +100,7 @@ class Controls(widgets.VBox):
         for slider, value in zip(self.box, BOX, strict=True):
             slider.value = value
         for name, widget in list(vars(self).items()):
-            if isinstance(widget, widgets.Widget):
+            if isinstance(widget, widgets.DOMWidget):
                 widget.add_class(f"dualtl-{name}")
         regions = widgets.HBox(list(self.regions.values()), layout=WRAP)
         parts = [
