@@ -82,7 +82,13 @@ def test_words_say_which_steps_are_shown():
     )
     said = "0.90 → 0.70 → 0.70 → 0.80: falls at 1 of 3 steps, rises at 1 (p < 0.05)"
     assert measures.describe_layers(table, EDGES) == said
-    row = {"layer": "conv2", **table.iloc[0], f"{ENERGY_STRONGEST}, before": 1.0, f"{ENERGY_STRONGEST}, now": 1.2, f"{ENERGY_STRONGEST}, p": 0.2}
+    row = {
+        "layer": "conv2",
+        **table.iloc[0],
+        f"{ENERGY_STRONGEST}, before": 1.0,
+        f"{ENERGY_STRONGEST}, now": 1.2,
+        f"{ENERGY_STRONGEST}, p": 0.2,
+    }
     said = "edges 0.90 → 0.70, less (p=0.01); eyes and mouth 1.00 → 1.20, no difference shown (p=0.2)"
     assert measures.describe_models(pd.DataFrame([row]), "conv2") == said
 

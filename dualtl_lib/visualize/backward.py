@@ -182,7 +182,9 @@ def last_winner(layer: Layer, stage: StageRecord) -> Tensor:
     last = torch.ones_like(switches, dtype=torch.bool)
     reach = -(-layer.pool_kernel // layer.pool_stride) - 1  # windows further apart than this do not overlap
     apart = reach * layer.pool_stride + layer.pool_kernel - 1  # rows or columns, at most, between compared winners
-    if apart * (stage.conv.shape[3] + 1) < 256:  # their last bytes tell them apart, and compare in a quarter of the time
+    if (
+        apart * (stage.conv.shape[3] + 1) < 256
+    ):  # their last bytes tell them apart, and compare in a quarter of the time
         switches = switches.to(torch.uint8)
     for down in range(min(reach, height - 1) + 1):
         for right in range(-min(reach, width - 1), min(reach, width - 1) + 1):
