@@ -137,7 +137,10 @@ def test_another_geometry(variant):
 
 
 def test_another_image_size_and_other_names():
-    layers = Layer("first", 6, 3, padding=1), Layer("second", 8, 3, padding=1, pool=True, pool_kernel=2, pool_ceil=False)
+    layers = (
+        Layer("first", 6, 3, padding=1),
+        Layer("second", 8, 3, padding=1, pool=True, pool_kernel=2, pool_ceil=False),
+    )
     net = Deconvnet(random_trunk(layers=layers, image_size=32))
     image = some_images(1)[:, :, :32, :32]
     assert net.shapes["second"] == (8, 16, 16) and net.reconstruct(image, "second").shape == (1, 3, 32, 32)

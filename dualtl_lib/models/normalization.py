@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-AT_ONCE = 400_000  # numbers normalized at once on a CPU, so that intermediate results stay in the cache: 1.5 times as fast
+AT_ONCE = (
+    400_000  # numbers normalized at once on a CPU, so that intermediate results stay in the cache: 1.5 times as fast
+)
 
 
 class LocalResponseNorm(nn.Module):

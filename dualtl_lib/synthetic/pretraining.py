@@ -121,7 +121,9 @@ def transform(images: Tensor, preprocessing: caffenet.Preprocessing) -> Tensor:
 
 def fold(model: Pretext) -> caffenet.Trunk:
     """The trunk with its normalizations multiplied into weights and biases: the same function in evaluation mode."""
-    trunk = caffenet.Trunk(model.trunk.layers, order=model.trunk.order, transform=model.trunk.transform, name="embedded")
+    trunk = caffenet.Trunk(
+        model.trunk.layers, order=model.trunk.order, transform=model.trunk.transform, name="embedded"
+    )
     with torch.no_grad():
         for layer in trunk.layers:
             conv, norm = model.trunk.get_submodule(layer.name), model.norms[layer.name]

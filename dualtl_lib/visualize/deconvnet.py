@@ -287,6 +287,8 @@ class Deconvnet:
             places = strongest(record.activations()[0, numbers - 1].flatten(1), top).flatten().cpu()
             part = self.project_each(record, numbers.repeat_interleave(top), places // width, places % width)
             parts.append(replace(part, images=torch.full_like(part.images, i)))
+        if len(parts) == 1:
+            return parts[0]
         joined = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Patches)}
         joined = {name: torch.cat(v) for name, v in joined.items() if name != "image_size"}
         return Patches(**joined, image_size=self.trunk.image_size)
