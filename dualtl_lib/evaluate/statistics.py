@@ -105,7 +105,9 @@ def wilcoxon_by_subject(a_correct, b_correct, people) -> float:
     """
     counts, difference = _by_subject(people, np.asarray(a_correct, float) - np.asarray(b_correct, float))
     shares = difference / counts
-    return float(stats.wilcoxon(shares).pvalue) if shares.any() else 1.0
+    if not shares.any():
+        return 1.0
+    return float(stats.wilcoxon(shares).pvalue)  # pyright: ignore[reportAttributeAccessIssue] (scipy's stub)
 
 
 def holm(p) -> np.ndarray:
