@@ -8,7 +8,7 @@ from PIL import Image
 
 from dualtl_lib import config
 from dualtl_lib.data import splits
-from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.data.folders import FaceFolder
 from dualtl_lib.experiment import folds, pipeline, sweep
 from dualtl_lib.train import training
 
@@ -51,16 +51,16 @@ def own_faces(folder, classes, monkeypatch):
 def test_people_are_kept_apart_only_where_they_are_known(tmp_path, monkeypatch):
     root = own_faces(tmp_path, ("awake", "bored"), monkeypatch)
     with pytest.raises(ValueError, match=r"none of 24 pictures \(awake/anna-0.png, .*person: '…'.*'\^\[a-z\]\+'"):
-        pipeline.protocols(None, CKPlus(root))
-    for pattern, count in (("^[a-z]+", 3), (".+", 12)):
-        data = CKPlus(root, person=pattern)
+        pipeline.protocols(None, FaceFolder(root))
+    for pattern, count in (("^[a-z]+", 3), (".+", 24)):
+        data = FaceFolder(root, person=pattern)
         pipeline.check_people(data)
         assert len(set(data.people)) == count
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_fewer_people_than_folds_are_kept_apart_in_fewer(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
+    data = FaceFolder(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
     split = pipeline.protocols(config.open_run("embedded"), data)["people"]
     assert len(set(data.people[split.test])) == 1 and not splits.overlap(data, split)["people on both sides"]
 
@@ -81,14 +81,14 @@ def test_frames_and_contempt_are_a_runs_to_choose(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_one_class_cannot_be_told_apart(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake",), monkeypatch), person="^[a-z]+")
+    data = FaceFolder(own_faces(tmp_path, ("awake",), monkeypatch), person="^[a-z]+")
     with pytest.raises(ValueError, match="two classes or more to tell apart, found awake"):
         pipeline.protocols(None, data)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_faces_without_neutral_have_no_peaks(tmp_path, monkeypatch):
-    data = CKPlus(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
+    data = FaceFolder(own_faces(tmp_path, ("awake", "bored"), monkeypatch), person="^[a-z]+")
     monkeypatch.setattr(pipeline, "ckplus", lambda run: data)
     with pytest.raises(ValueError, match=r"peaks leaves neutral out.*write classes: \[all\] in sweep"):
         folds.parts(None, sweep.Job("people", "peaks", "single", 0, 1))
