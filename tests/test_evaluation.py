@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score
 from training_kit import expression_net, noise
 
 from dualtl_lib.data import splits
-from dualtl_lib.data.ckplus import CKPlus
 from dualtl_lib.data.dataset import Faces
+from dualtl_lib.data.folders import FaceFolder
 from dualtl_lib.evaluate.baselines import linear_svm
 from dualtl_lib.evaluate.metrics import accuracy, confusion
 from dualtl_lib.evaluate.statistics import holm, mcnemar, subject_bootstrap, wilcoxon_by_subject, wilson
@@ -137,7 +137,7 @@ def test_linear_svm_tells_stripes_apart_and_nothing_in_noise():
 
 
 def test_linear_svm_on_ckplus_is_high_only_with_the_same_people(data_root):
-    data = CKPlus(data_root / "ckplus48")
+    data = FaceFolder(data_root / "ckplus48")
     data = data.subset(np.flatnonzero(data.targets != 0))  # 7 classes: the neutral crops come from another tool
     found = {}
     for name in ("random_split", "subject_independent"):

@@ -141,4 +141,7 @@ def test_a_config_may_name_any_of_them(tmp_path, layout, request):
         names = {"kdef": "AF0{}/AF0{}HAS.JPG", "jaffe": "K{}.HA1.{}.tiff", "folders": "happy/KA.HA{}.{}.png"}[layout]
         root = write(tmp_path, *(names.format(*("AB"[i] if layout == "jaffe" else i, i)) for i in range(2)))
     faces = open_expressions(root, person="^[A-Z]+", peak_frames=5, crop="auto", contempt=True)
+    unknown = layout in ("rafdb", "fer2013")
+    assert np.array_equal(faces.people, faces.files) == unknown
+    assert not unknown or not np.array_equal(open_expressions(root, person=".+").people, faces.files)
     assert type(faces).__name__ == ("FaceFolder" if layout == "folders" else "Expressions") and "happy" in faces.classes

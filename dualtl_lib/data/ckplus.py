@@ -14,7 +14,7 @@ import numpy as np
 from dualtl_lib import files, paper
 from dualtl_lib.data import layouts
 from dualtl_lib.data.expressions import Expressions, Picture, check_peak_frames
-from dualtl_lib.data.folders import PERSON, SEQUENCE, FaceFolder
+from dualtl_lib.data.folders import PERSON, SEQUENCE, FaceFolder, People
 from dualtl_lib.data.notices import Notices, some
 from dualtl_lib.data.paths import nfc, picture_files, visible_folders
 
@@ -73,7 +73,8 @@ def open_expressions(root: str | Path, *, person: str = PERSON, **settings) -> E
 
     Args:
         root: CK+ in its official layout, KDEF, JAFFE, RAF-DB, FER2013's CSV file, or a folder for each class.
-        person: As for FaceFolder; the other layouts name the person themselves.
+        person: As for FaceFolder. KDEF and JAFFE name the person themselves; in RAF-DB and FER2013, where nobody is
+            known, ".+" states that each picture shows another person.
         settings: As for CKPlus and FaceFolder. Other layouts have no sequences, so `peak_frames` is not used there.
 
     Raises:
@@ -84,7 +85,10 @@ def open_expressions(root: str | Path, *, person: str = PERSON, **settings) -> E
         return CKPlus(root, **settings)
     if (reader := layouts.recognized(root)) is not None:
         settings.pop("peak_frames", None)
-        return reader(root, **settings)
+        faces = reader(root, **settings)
+        if np.array_equal(faces.people, faces.files) and People(person, []).each_another:
+            faces.people = np.array([f"person of {file}" for file in faces.files])
+        return faces
     return FaceFolder(root, person=person, **settings)
 
 

@@ -145,4 +145,5 @@ def notice_identical(files: Sequence[str], labels: Sequence, digests: np.ndarray
         if not digest or (earlier := first.setdefault(digest, i)) == i:
             continue
         agree = "the same label" if np.array_equal(labels[i], labels[earlier]) else "another label"
-        notices.add(f"pictures identical to an earlier one of {agree}", f"{files[i]} = {files[earlier]}")
+        reason, advice = f"pictures identical to an earlier one of {agree}", "splits keep them on one side"
+        notices.add(reason, f"{files[i]} = {files[earlier]}", advice=advice)
