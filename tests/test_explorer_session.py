@@ -110,7 +110,7 @@ def test_code_of_an_uploaded_face(session, tmp_path, monkeypatch):
 def test_strip_holds_unseen_faces_of_every_expression(session):
     assert set(session.names[:8]) == set(session.data.classes)
     with pytest.warns(UserWarning, match="fewer than the paper"):
-        (split,) = splits.random_split(session.data, session.run.seed)
+        (split,) = splits.random_split(session.data, seed=session.run.seed)
     assert set(session.rows) <= set(split.test.tolist())
 
 
