@@ -45,7 +45,7 @@ class Expression:
     always: tuple[int, ...] = ()
     either: tuple[tuple[int, ...], ...] = ((),)
     sometimes: dict[int, float] = field(default_factory=dict)
-    one_sided: bool = False
+    one_sided: tuple[int, ...] = ()
 
     def draw(self, rng: np.random.Generator, low: float = 0.6, high: float = 1.0) -> dict:
         """One person's way of showing it: {action unit: (left, right) intensity}."""
@@ -55,21 +55,19 @@ class Expression:
         drawn = {}
         for unit in units:
             strength = rng.uniform(low, high)
-            weaker = strength * rng.uniform(0.75, 1.0)
-            if self.one_sided and unit == 14:
-                weaker = 0.0
+            weaker = 0.0 if unit in self.one_sided else strength * rng.uniform(0.9, 1.0)
             drawn[unit] = (strength, weaker) if side else (weaker, strength)
         return drawn
 
 
 EXPRESSIONS = {
     "neutral": Expression(),
-    "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.5}),
-    "contempt": Expression((14,), one_sided=True),
-    "disgust": Expression((), ((9,), (10,), (9, 10)), {17: 0.35, 25: 0.3, 4: 0.3, 7: 0.4}),
-    "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,)), {}),
+    "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.4}),
+    "contempt": Expression((14,), ((), (2,), (7,)), one_sided=(2, 14)),
+    "disgust": Expression((9,), ((10,), (10, 25), (10, 17)), {7: 0.5}),
+    "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,))),
     "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
-    "sadness": Expression((1, 4, 15), ((17,), ()), {}),
+    "sadness": Expression((1, 4, 15), ((17,), ())),
     "surprise": Expression((1, 2, 5), ((25, 27), (25, 27), (25, 26))),
 }
 
@@ -166,18 +164,18 @@ class Identity:
             forehead=about(-0.98, 0.07),
             eye_gap=about(0.435, 0.02),
             eye_width=about(0.215, 0.015),
-            eye_open=about(1.0, 0.13),
-            eye_slant=about(0.02, 0.025),
-            brow_height=about(0.0, 0.045),
-            brow_tilt=about(0.0, 0.035),
+            eye_open=about(1.0, 0.06),
+            eye_slant=about(0.02, 0.012),
+            brow_height=about(0.0, 0.03),
+            brow_tilt=about(0.0, 0.01),
             brow_thick=about(1.1 if male else 0.85, 0.15),
             brow_dark=about(0.75, 0.12),
             brow_length=about(1.0, 0.07),
             nose_width=about(1.0, 0.1),
             nose_length=about(1.0, 0.06),
             mouth_width=about(1.0, 0.09),
-            mouth_height=about(0.0, 0.035),
-            mouth_curve=about(0.0, 0.03),
+            mouth_height=about(0.0, 0.04),
+            mouth_curve=about(0.0, 0.006),
             lips=about(0.9 if male else 1.05, 0.12),
             lip_red=about(0.35 if male else 0.55, 0.15),
             ears=about(1.0, 0.12),
@@ -259,16 +257,18 @@ class Features:
         """Almond, iris and lid lines of one eye."""
         p, narrow = self.person, self.has("Narrow_Eyes")
         au5, au7, au6 = (self.unit(n, side) for n in (5, 7, 6))
-        squint = max(au7, 0.8 * self.unit(9, side))
+        squint = max(au7, 0.9 * self.unit(9, side))
         cheek = max(au6, 0.35 * self.smile(side))
-        top = 0.118 * p.eye_open * (1 - 0.5 * narrow) + 0.068 * au5 - 0.038 * squint * (1 - 0.6 * au5) - 0.018 * cheek
-        top -= 0.02 * self.unit(4, side) * (1 - au5)
-        bottom = 0.075 * p.eye_open * (1 - 0.45 * narrow) - 0.045 * squint - 0.04 * cheek + 0.008 * au5
+        top = 0.118 * p.eye_open * (1 - 0.5 * narrow) + 0.078 * au5 - 0.045 * squint * (1 - 0.6 * au5) - 0.03 * cheek
+        bottom = 0.075 * p.eye_open * (1 - 0.45 * narrow) - 0.045 * squint - 0.05 * cheek + 0.012 * au5
+        frown = self.unit(4, side) * (1 - self.unit(1, side))  # presses on the lid's inner half
+        sorrow = self.unit(1, side) * (1 - self.unit(2, side)) * (1 - au5)  # lets its outer half hang
         top, bottom = max(top, 0.022), max(bottom, 0.004)
         w, x, slant = p.eye_width, p.eye_gap, p.eye_slant
         inner, outer = x - w, x + w
-        lid = [(inner, 0.03), (x - 0.55 * w, -0.72 * top), (x, -top), (x + 0.55 * w, -0.8 * top), (outer, -slant)]
-        low = [(outer, -slant), (x + 0.5 * w, 0.78 * bottom), (x, bottom + 0.01), (x - 0.5 * w, 0.8 * bottom + 0.02)]
+        lid = [(inner, 0.03), (x - 0.55 * w, -0.72 * top + 0.045 * frown - 0.02 * sorrow), (x, -top + 0.01 * sorrow),
+               (x + 0.55 * w, -0.8 * top + 0.04 * sorrow), (outer, -slant + 0.03 * sorrow)]  # fmt: skip
+        low = [(outer, -slant + 0.03 * sorrow), (x + 0.5 * w, 0.78 * bottom), (x, bottom + 0.01), (x - 0.5 * w, 0.8 * bottom + 0.02)]
         flip = np.array([side, 1.0])
         upper, lower = curve(lid) * flip, curve([*low, (inner, 0.03)]) * flip
         return dict(
@@ -292,11 +292,12 @@ class Features:
         x = 0.17 + (x - 0.17) * p.brow_length
         y = base + np.array([0.02, -0.01, -0.035, -0.03, 0.02])
         y += p.brow_tilt * np.array([-1.0, -0.5, 0, 0.5, 1.0])
-        y += arch * np.array([0.035, 0.0, -0.06, -0.085, 0.005])
+        y += arch * np.array([0.03, -0.035, -0.085, -0.06, 0.05])
         inner, outer = np.array([1, 0.75, 0.4, 0.12, 0.0]), np.array([0.0, 0.3, 0.75, 1, 0.85])
-        y -= au1 * 0.15 * inner + au2 * 0.14 * outer
-        lower = max(au4 * (1 - 0.72 * au1), 0.75 * nose)
-        y += lower * (0.125 * inner + 0.035)
+        y -= au1 * 0.16 * inner + au2 * (0.17 - 0.07 * au4) * outer  # drawn together, raised brows are straight
+        y += 0.05 * au1 * (1 - au2) * outer
+        lower = au4 * (1 - 0.9 * au1)
+        y += lower * (0.15 * inner + 0.04) + nose * (0.05 + 0.05 * inner)
         x = x - 0.05 * max(au4, 0.5 * nose) * inner
         half = thick * np.array([0.42, 0.55, 0.5, 0.36, 0.06])
         flip = np.array([side, 1.0])
@@ -317,60 +318,52 @@ class Features:
 
     def _mouth(self):
         """Lip edges, the opening, and the chin below."""
-        p, u = self.person, self.unit
-        part = 0.055 * u(25) + 0.1 * self.has("Mouth_Slightly_Open")
-        drop = 0.17 * u(26) + 0.42 * u(27)
+        p, u, smile = self.person, self.unit, self.smile()
+        raised, round_ = max(u(10), 0.7 * u(9)), max(u(27), 0.7 * u(26) * (1 - smile) * (1 - u(20)))
+        drop = 0.22 * u(26) * (1 - 0.5 * max(smile, u(20))) + 0.42 * u(27)
+        part = u(25) * (0.05 + 0.1 * u(12) + 0.07 * u(20) + 0.05 * raised) + 0.1 * self.has("Mouth_Slightly_Open")
         self.opening = opening = max(part + drop - 0.04 * u(24), 0.0)
         self.chin = 1.52 * p.length + 0.62 * drop + 0.02 * self.has("Oval_Face") - 0.03 * u(17)
-        pressed = max(u(23), u(24), 0.6 * u(20))
-        raised = max(u(10), 0.6 * u(9))
-        middle = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.06 * u(17) - 0.025 * raised
-        self.mouth_centre = middle
+        rest = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.02 * raised
+        self.mouth_centre = middle = rest + 0.03 * smile - 0.05 * u(17)
         self.corner = {}
         for side in (LEFT, RIGHT):
             pull, one = self.smile(side), u(14, side)
-            out = 0.36 * p.mouth_width * (1 - 0.22 * u(27) - 0.10 * u(24) - 0.06 * u(23))
-            out += 0.12 * pull + 0.12 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
-            up = p.mouth_curve + 0.155 * pull + 0.125 * one - 0.13 * u(15, side) - 0.045 * u(20, side) - 0.02 * u(10)
-            self.corner[side] = np.array([side * out, middle - up + 0.3 * opening])
-        full = p.lips * (1 + 0.75 * self.has("Big_Lips"))
-        full *= (1 - 0.55 * pressed) * (1 - 0.2 * self.smile()) * (1 - 0.25 * u(27))
-        top, low = 0.085 * full * (1 - 0.25 * raised), 0.115 * full * (1 + 0.1 * u(17))
-        (lx, ly), (rx, ry) = self.corner[LEFT], self.corner[RIGHT]
-        lift = np.array([u(10, LEFT), u(10, RIGHT)]) * 0.07 + 0.55 * 0.07 * np.array([u(9, LEFT), u(9, RIGHT)])
-        inner_top = middle - 0.12 * opening - (0.4 * lift.mean() if opening > 0.02 else 0.25 * lift.mean())
-        inner_low = middle + 0.88 * opening + 0.03 * self.smile() - 0.02 * raised * (opening < 0.02)
-        bow = 0.12 * u(17)  # a raised chin bends the line of the lips upward in the middle
+            out = 0.36 * p.mouth_width * (1 - 0.36 * round_ - 0.10 * u(24) - 0.06 * u(23))
+            out += 0.14 * pull + 0.13 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
+            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.05 * raised
+            up -= 0.02 * max(u(23), u(24))
+            self.corner[side] = np.array([side * out, rest - up + (0.38 - 0.3 * smile) * opening])
+        self._lips(raised, round_)
 
-        def across(y, left, right, bend, wide=0.5):
-            """From one corner to the other through the middle."""
-            quarter = (0.32 + 0.12 * min(1.0, opening / 0.3)) if wide is None else wide
-            return [
-                (lx, ly),
-                (lx * 2 * quarter, y + bend + (ly - middle) * 0.42 - left),
-                (0.0, y),
-                (rx * 2 * quarter, y + bend + (ry - middle) * 0.42 - right),
-                (rx, ry),
-            ]
+    def _lips(self, raised: float, round_: float):
+        """The lips' edges about the opening. raised: the upper lip, 0 to 1; round_: an opening like an O, 0 to 1."""
+        p, u, opening, middle = self.person, self.unit, self.opening, self.mouth_centre
+        smile, stretch, parted = self.smile(), u(20), min(1.0, self.opening / 0.05)
+        full = p.lips * (1 + 0.75 * self.has("Big_Lips")) * (1 - 0.2 * smile) * (1 - 0.25 * u(27))
+        full *= 1 - 0.55 * max(u(23), u(24), 0.6 * stretch)
+        top, low = 0.085 * full * (1 - 0.25 * raised), 0.115 * full * (1 + 0.15 * u(17))
+        above, below = middle - 0.12 * opening - (0.02 + 0.03 * parted) * raised, middle + 0.88 * opening
+        above = min(above, below)
+        square = max(raised, stretch)  # how far the middle's height reaches to the sides
+        bends = {side: 0.62 + 0.2 * u(14, side) for side in (LEFT, RIGHT)}
+        upper = {side: min(0.97, bend + 0.28 * square + 0.18 * round_) for side, bend in bends.items()}
+        lower = {side: min(0.97, bend + 0.08 * smile + (0.3 * stretch + 0.2 * round_) * parted)
+                 if parted else upper[side] for side, bend in bends.items()}  # fmt: skip
 
-        half = 0.3 + 0.06 * min(1.0, opening / 0.4)
-        self.inner_top = across(inner_top, 0, 0, bow * 0.1 + 0.004 - 0.1 * opening, half)
-        self.inner_low = across(inner_low, 0, 0, bow * 0.1 - 0.06 * opening, half)
-        self.upper_lip = [
-            (lx, ly),
-            (lx * 0.52, inner_top - 0.62 * top + (ly - middle) * 0.34 - lift[0]),
-            (-0.075, inner_top - 1.12 * top - 0.5 * lift.mean()),
-            (0.0, inner_top - 0.88 * top - 0.5 * lift.mean()),
-            (0.075, inner_top - 1.12 * top - 0.5 * lift.mean()),
-            (rx * 0.52, inner_top - 0.62 * top + (ry - middle) * 0.34 - lift[1]),
-            (rx, ry),
-        ]
-        self.lower_lip = [
-            (lx, ly),
-            (lx * 0.6, inner_low + 0.6 * low + (ly - middle) * 0.36 - 0.08 * opening),
-            (lx * 0.25, inner_low + low + (ly - middle) * 0.05),
-            (rx * 0.25, inner_low + low + (ry - middle) * 0.05),
-            (rx * 0.6, inner_low + 0.6 * low + (ry - middle) * 0.36 - 0.08 * opening),
-            (rx, ry),
-        ]
-        self.lip_bottom = inner_low + low
+        def at(share: float, y: float, bend: dict, shift: float = 0.0) -> tuple[float, float]:
+            """A point on the line from the middle at y (share 0) to a corner (-1 or 1)."""
+            side = LEFT if share < 0 else RIGHT
+            x, end = self.corner[side]
+            return abs(share) * x, end + (y - end) * (1 - (1 - bend[side]) * (share / 0.6) ** 2) + shift
+
+        ends = tuple(map(tuple, (self.corner[LEFT], self.corner[RIGHT])))
+        self.inner_top = [ends[0], at(-0.6, above, upper), (0.0, above), at(0.6, above, upper), ends[1]]
+        self.inner_low = [ends[0], at(-0.6, below, lower), (0.0, below), at(0.6, below, lower), ends[1]]
+        lift = 0.5 * top + 0.03 * raised
+        bow = [at(share, above, upper, -1.12 * top) for share in (-0.2, 0.2)]
+        sides = [at(share, above, upper, -0.2 * top - lift) for share in (-0.55, 0.55)]
+        self.upper_lip = [ends[0], sides[0], bow[0], (0.0, above - 0.88 * top), bow[1], sides[1], ends[1]]
+        edges = [at(share, below, lower, low * (0.6 if abs(share) > 0.5 else 1.0)) for share in (-0.6, -0.25, 0.25, 0.6)]
+        self.lower_lip = [ends[0], *edges, ends[1]]
+        self.lip_bottom = below + low

@@ -252,7 +252,7 @@ class _Painter:
                 lines.append(curve([(-reach, y - bend), (-0.5 * reach, y + bend * 0.5), (0, y - 0.3 * bend),
                                     (0.5 * reach, y + bend * 0.5), (reach, y - bend)], 3))  # fmt: skip
             canvas.stroke(lines, self.line, 0.024, 0.55 * across, 0.012)
-        frown = max(lower, 0.7 * f.unit(9), 0.25 * (age > 0.55) * age)
+        frown = max(lower, 0.7 * f.unit(9))
         if frown > 0.08:
             top = -0.56 + 0.06 * lower
             lines = [curve([(s * 0.1, top), (s * 0.065, -0.34), (s * 0.085, -0.18)], 3) for s in (LEFT, RIGHT)]
@@ -304,7 +304,7 @@ class _Painter:
         for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             pull = max(f.smile(side), 0.9 * f.unit(9, side), 0.95 * f.unit(10, side), 0.4 * f.unit(20, side))
-            depth = max(0.15 + 0.35 * age, 0.85 * pull)
+            depth = max(0.15 + 0.2 * age, 0.85 * pull)
             out = side * (abs(x) + 0.1)
             sneer = max(f.unit(9, side), f.unit(10, side))
             start = (side * (f.nose_wing + 0.05), f.nose_base - 0.12 - 0.08 * sneer)
@@ -420,14 +420,18 @@ class _Painter:
         canvas.fill(ellipse(0, y, 0.8, 0.9), (52, 20, 24))
         if f.opening > 0.15:
             canvas.fill(ellipse(0, y + 0.86 * f.opening, 0.2, 0.32 * f.opening), (172, 82, 84), 0.9, 0.03)
-        top = curve(f.inner_top)
-        shown = min(0.1, 0.03 + 0.75 * f.opening) * (0.85 + 0.35 * f.smile() + 0.3 * f.unit(20))
-        jaw = min(1.0, f.opening / 0.3) * (1 - f.smile())  # the lower the jaw, the narrower the row that is seen
-        row = top * (0.92 - 0.3 * jaw, 1 - 0.85 * jaw) + (0, 0.85 * jaw * top[:, 1].min())
-        teeth = np.concatenate([row - (0, 0.06), shift(row, 0, shown)[::-1]])
-        canvas.fill(teeth, (238, 234, 224), 1.0, 0.006)
-        gaps = [np.array([(x, y - 0.15), (x, y + 0.02 + shown)]) for x in np.linspace(-0.24, 0.24, 7)]
-        canvas.stroke(gaps, (170, 160, 150), 0.012, 0.35)
+        top, low = curve(f.inner_top), curve(f.inner_low)
+        white, stretch = (238, 234, 224), f.unit(20)
+        wide = max(f.smile(), stretch, f.unit(10), f.has("Mouth_Slightly_Open"))
+        shown = (0.035 + 0.11 * wide) * min(1.0, f.opening / 0.08)
+        canvas.fill(np.concatenate([top - (0, 0.06), shift(top, 0, shown)[::-1]]), white, 1.0, 0.006)
+        if stretch > 0.3:
+            row = np.concatenate([shift(low, 0, 0.05), shift(low, 0, -0.42 * f.opening)[::-1]])
+            canvas.fill(row, np.array(white) * 0.9, stretch, 0.006)
+            canvas.stroke(0.5 * (top + low), (70, 50, 50), 0.02, 0.8)
+        if wide > 0.3:
+            gaps = [np.array([(x, y - 0.15), (x, y + 0.02 + shown)]) for x in np.linspace(-0.24, 0.24, 7)]
+            canvas.stroke(gaps, (170, 160, 150), 0.012, 0.35)
 
     def beard(self):
         f, p, canvas = self.f, self.person, self.canvas

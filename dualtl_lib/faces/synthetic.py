@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -61,7 +62,9 @@ CELEBA_ATTRIBUTES = tuple(  # all 40, in its order
 CKPLUS_COUNTS = dict(anger=45, contempt=18, disgust=59, fear=25, happy=69, sadness=28, surprise=83)
 CKPLUS_SUBJECTS = 123
 
-_MOOD = ("Smiling", "Mouth_Slightly_Open")  # attributes that are movements: CK+'s action units say them instead
+# Attributes that CK+'s people show: those that last. Tired or narrowed eyes could be read as an expression, and the
+# movements (smiling, an open mouth) are action units there.
+SITTING = (*LASTING, "Rosy_Cheeks")
 
 
 def face(
@@ -259,16 +262,28 @@ def ckplus_plan(subjects: int, seed: int) -> list[list[str]]:
     return [list(rng.permutation(emotions)) for emotions in plan]
 
 
-def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emotion: str):
-    """Draw and write one sequence with its label; returns [(file, box)] of its frames."""
+class Frame(NamedTuple):
+    """One frame of a sequence, still to be drawn."""
+
+    units: dict[int, tuple[float, float]]
+    view: View
+
+
+class Sequence(NamedTuple):
+    """One recording: who moves, what lasts, and its frames from neutral to peak."""
+
+    person: Identity
+    attributes: dict[str, float]
+    scene: Scene
+    frames: list[Frame]
+
+
+def ckplus_sequence(seed: int, who: int, number: int, emotion: str) -> Sequence:
+    """A subject's sequence, not drawn yet."""
     person = _person(seed, 7, who)
     rng = np.random.default_rng([seed, 8, who, number])
-    name = f"S{who + 5:03d}/{number:03d}"
-    for place in ("cohn-kanade-images", "parts/cohn-kanade-images", "Emotion"):
-        (folder / place / name).mkdir(parents=True)
-    attributes = {k: v for k, v in person.traits.items() if k not in _MOOD}
+    attributes = {name: person.traits[name] for name in SITTING}
     peak = EXPRESSIONS[emotion].draw(rng, *STRENGTH)
-    peak = peak | {unit: (s, s) for unit, s in _stray_units(rng, peak).items()}
     frames = int(rng.integers(7, 10))
     strengths = np.concatenate([[0.0], np.linspace(0.4, 0.75, frames - 6) if frames > 7 else [0.5],
                                 np.linspace(0.84, 1.0, 5)])  # fmt: skip
@@ -282,36 +297,44 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     )
     sway = {key: rng.normal(0, spread) for key, spread in dict(x=5, y=4, roll=1.5, yaw=2, pitch=1.5).items()}
     scene = Scene.draw(rng)
-    written = []
-    for frame, strength in enumerate(strengths.tolist(), 1):
+    drawn = []
+    for strength in strengths.tolist():
         view = View(**{key: value + strength * sway.get(key, 0.0) for key, value in pose.items()})
-        units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
-        pixels, index = _drawn_small(person, units, attributes, view, scene)
-        file = f"{name}/{name.replace('/', '_')}_{frame:08d}"
+        drawn.append(Frame({unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}, view))
+    return Sequence(person, attributes, scene, drawn)
+
+
+def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emotion: str):
+    """Draw and write one sequence with its label; returns [(file, box)] of its frames."""
+    name = f"S{who + 5:03d}/{number:03d}"
+    for place in ("cohn-kanade-images", "parts/cohn-kanade-images", "Emotion"):
+        (folder / place / name).mkdir(parents=True)
+    sequence = ckplus_sequence(seed, who, number, emotion)
+    written = []
+    for number, frame in enumerate(sequence.frames, 1):
+        pixels, index = drawn_small(sequence, frame)
+        file = f"{name}/{name.replace('/', '_')}_{number:08d}"
         (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
         (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
-        written.append((f"cohn-kanade-images/{file}.png", face_box(view)))
+        written.append((f"cohn-kanade-images/{file}.png", face_box(frame.view)))
     label = folder / f"Emotion/{file}_emotion.txt"
     label.write_text(f"   {paper.EXPRESSIONS.index(emotion):.7e}\n")
     return written
 
 
-def _drawn_small(person: Identity, units: dict, attributes: dict, view: View, scene: Scene):
+def drawn_small(sequence: Sequence, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """A grey frame and its index of parts, uint8 [H, W] each, drawn at DRAWN of CKPLUS_SIZE and enlarged."""
     height, width = (round(DRAWN * side) for side in CKPLUS_SIZE)
+    view = frame.view
     small = replace(view, x=DRAWN * view.x, y=DRAWN * view.y, scale=DRAWN * view.scale)
-    pixels, index = portrait.paint(person, units, attributes, small, scene, (height, width), grey=True)
+    person, attributes, scene = sequence.person, sequence.attributes, sequence.scene
+    pixels, index = portrait.paint(person, frame.units, attributes, small, scene, (height, width), grey=True)
     whole = CKPLUS_SIZE[::-1]
     return cv2.resize(pixels[..., 0], whole), cv2.resize(index, whole, interpolation=cv2.INTER_NEAREST)
 
 
 DRAWN = 0.6  # a third of the time; a face is then about 180 pixels wide, and the network sees 227 of it
-STRENGTH = (0.5, 1.0)  # intensities of action units at the peak
-
-
-def _stray_units(rng: np.random.Generator, peak: dict) -> dict[int, float]:
-    """Faint movements that do not belong to the emotion, as people make them."""
-    return {u: float(rng.uniform(0.05, 0.25)) for u in (1, 2, 4, 7, 17, 25) if u not in peak and rng.random() < 0.12}
+STRENGTH = (0.8, 1.0)  # intensities of action units at the peak
 
 
 def face_box(view: View) -> tuple[float, float, float]:
