@@ -63,8 +63,8 @@ class Expression:
 EXPRESSIONS = {
     "neutral": Expression(),
     "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.4}),
-    "contempt": Expression((14,), ((), (2,), (7,)), one_sided=(2, 14)),
-    "disgust": Expression((9,), ((10,), (10, 25), (10, 17)), {7: 0.5}),
+    "contempt": Expression((14,), ((2,), (7,), (2, 7)), one_sided=(2, 14)),
+    "disgust": Expression((9,), ((10, 25), (10, 25), (10,)), {7: 0.5}),
     "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,))),
     "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
     "sadness": Expression((1, 4, 15), ((17,), ())),
@@ -257,10 +257,10 @@ class Features:
         """Almond, iris and lid lines of one eye."""
         p, narrow = self.person, self.has("Narrow_Eyes")
         au5, au7, au6 = (self.unit(n, side) for n in (5, 7, 6))
-        squint = max(au7, 0.9 * self.unit(9, side))
+        squint = max(0.8 * au7, self.unit(9, side))
         cheek = max(au6, 0.35 * self.smile(side))
-        top = 0.118 * p.eye_open * (1 - 0.5 * narrow) + 0.078 * au5 - 0.045 * squint * (1 - 0.6 * au5) - 0.03 * cheek
-        bottom = 0.075 * p.eye_open * (1 - 0.45 * narrow) - 0.045 * squint - 0.05 * cheek + 0.012 * au5
+        top = 0.118 * p.eye_open * (1 - 0.5 * narrow) + 0.078 * au5 - 0.055 * squint * (1 - 0.6 * au5) - 0.03 * cheek
+        bottom = 0.075 * p.eye_open * (1 - 0.45 * narrow) - 0.055 * squint - 0.05 * cheek + 0.012 * au5
         frown = self.unit(4, side) * (1 - self.unit(1, side))  # presses on the lid's inner half
         sorrow = self.unit(1, side) * (1 - self.unit(2, side)) * (1 - au5)  # lets its outer half hang
         top, bottom = max(top, 0.022), max(bottom, 0.004)
@@ -320,8 +320,8 @@ class Features:
         """Lip edges, the opening, and the chin below."""
         p, u, smile = self.person, self.unit, self.smile()
         raised, round_ = max(u(10), 0.7 * u(9)), max(u(27), 0.7 * u(26) * (1 - smile) * (1 - u(20)))
-        drop = 0.22 * u(26) * (1 - 0.5 * max(smile, u(20))) + 0.42 * u(27)
-        part = u(25) * (0.05 + 0.1 * u(12) + 0.07 * u(20) + 0.05 * raised) + 0.1 * self.has("Mouth_Slightly_Open")
+        drop = 0.3 * u(26) * (1 - 0.5 * max(smile, u(20))) + 0.42 * u(27)
+        part = u(25) * (0.05 + 0.1 * u(12) + 0.11 * u(20) + 0.08 * raised) + 0.1 * self.has("Mouth_Slightly_Open")
         self.opening = opening = max(part + drop - 0.04 * u(24), 0.0)
         self.chin = 1.52 * p.length + 0.62 * drop + 0.02 * self.has("Oval_Face") - 0.03 * u(17)
         rest = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.02 * raised
@@ -331,7 +331,7 @@ class Features:
             pull, one = self.smile(side), u(14, side)
             out = 0.36 * p.mouth_width * (1 - 0.36 * round_ - 0.10 * u(24) - 0.06 * u(23))
             out += 0.14 * pull + 0.13 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
-            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.05 * raised
+            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.035 * raised - 0.06 * u(14) * (one < 0.1)
             up -= 0.02 * max(u(23), u(24))
             self.corner[side] = np.array([side * out, rest - up + (0.38 - 0.3 * smile) * opening])
         self._lips(raised, round_)

@@ -36,6 +36,7 @@ class Scene:
     exposure: float = 1.0
     contrast: float = 1.0
     backdrop: int = 0  # seed of the background
+    dapple: float = 0.0  # strength of the soft shadows that things outside the picture cast
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Scene":
@@ -43,9 +44,10 @@ class Scene:
             light_from=float(rng.uniform(-70, 70)),
             light_height=float(rng.uniform(0, 60)),
             light=float(rng.uniform(0.2, 0.75)),
-            exposure=float(rng.uniform(0.75, 1.2)),
+            exposure=float(rng.uniform(0.7, 1.25)),
             contrast=float(rng.uniform(0.8, 1.15)),
             backdrop=int(rng.integers(2**31)),
+            dapple=float(rng.uniform(0.0, 0.3)),
         )
 
 
@@ -157,7 +159,7 @@ class _Painter:
         self.person = features.person
         self.skin = np.array(self.person.skin)
         self.dark = self.skin * (0.62, 0.52, 0.47)  # skin in shadow is redder
-        self.line = self.skin * (0.42, 0.32, 0.28)
+        self.line = self.skin * (0.38, 0.29, 0.25)
         self.bright = self.skin + (255 - self.skin) * 0.45
         self.rng = np.random.default_rng([scene.backdrop, 1])  # for the lie of the hair
         self.side_of_shadow = 1 if scene.light_from < 0 else -1
@@ -521,6 +523,12 @@ class _Painter:
         canvas.stroke(rims, frame, 0.035, 0.95, lift=0.1)
         canvas.stroke(arms, frame, 0.035, 0.95, lift=0.1)
 
+    def _dapple(self, shape: tuple[int, int]) -> np.ndarray:
+        """Soft shadows and bright spots, factors about 1 of this shape."""
+        coarse = np.random.default_rng([self.scene.backdrop, 2]).normal(size=(4, 5))
+        smooth = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+        return np.exp(self.scene.dapple * np.clip(smooth, -1.5, 1.5))
+
     def lit(self) -> np.ndarray:
         """The finished picture, uint8: directed light on an egg-shaped head, exposure and contrast."""
         scene, canvas = self.scene, self.canvas
@@ -537,5 +545,6 @@ class _Painter:
         lambert = np.maximum(0.0, nx * edge * lx + ny * edge * ly + nz * lz)
         field = (1 - scene.light) + scene.light * 1.35 * lambert
         far = np.clip(r2 - 1.0, 0, 1)  # the backdrop is lit evenly
-        field = scene.exposure * (field * (1 - far) + far * 0.9)
+        exposure = scene.exposure * (165 / (self.skin @ (0.3, 0.59, 0.11))) ** 0.5  # set for the face, as cameras do
+        field = exposure * (field * (1 - far) + far * 0.9) * self._dapple(field.shape)
         return canvas.finish(field.astype(np.float32), scene.contrast)

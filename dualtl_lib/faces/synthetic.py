@@ -170,6 +170,15 @@ def write_celeba(
 
 def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
     """Draw and write one picture; returns its 40 labels and its box."""
+    person, attributes, view, pixels, index = celeba_picture(seed, number, who)
+    name = f"img_align_celeba/{number:06d}"
+    (folder / f"{name}.jpg").write_bytes(_jpeg(pixels))
+    (folder / f"parts/{name}.png").write_bytes(_png(index, palette=True))
+    return celeba_labels(person, attributes), face_box(view)
+
+
+def celeba_picture(seed: int, number: int, who: int):
+    """One picture: the person, the attributes shown, the view, the pixels uint8 [H, W, 3], the parts uint8 [H, W]."""
     person = _person(seed, 4, who)
     rng = np.random.default_rng([seed, 5, number])
     attributes = draw_attributes(rng) | {name: person.traits[name] for name in LASTING}
@@ -186,10 +195,7 @@ def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
     pixels, index = portrait.paint(person, units, attributes, view, Scene.draw(rng), CELEBA_SIZE)
     grain = (np.frombuffer(rng.bytes(index.size), np.uint8) % 9).astype(np.int8).reshape(index.shape) - 4
     pixels = cv2.add(pixels, cv2.merge([grain] * 3), dtype=cv2.CV_8U)  # stops at 0 and 255
-    name = f"img_align_celeba/{number:06d}"
-    (folder / f"{name}.jpg").write_bytes(_jpeg(pixels))
-    (folder / f"parts/{name}.png").write_bytes(_png(index, palette=True))
-    return celeba_labels(person, attributes), face_box(view)
+    return person, attributes, view, pixels, index
 
 
 def celeba_labels(person: Identity, attributes: dict) -> list[bool]:
@@ -267,6 +273,7 @@ class Frame(NamedTuple):
 
     units: dict[int, tuple[float, float]]
     view: View
+    box: tuple[float, float, float]  # x, y, side of the face's square in pixels
 
 
 class Sequence(NamedTuple):
@@ -287,20 +294,17 @@ def ckplus_sequence(seed: int, who: int, number: int, emotion: str) -> Sequence:
     frames = int(rng.integers(7, 10))
     strengths = np.concatenate([[0.0], np.linspace(0.4, 0.75, frames - 6) if frames > 7 else [0.5],
                                 np.linspace(0.84, 1.0, 5)])  # fmt: skip
-    pose = dict(
-        x=rng.uniform(270, 370),
-        y=rng.uniform(185, 235),
-        scale=rng.uniform(104, 132),
-        roll=rng.uniform(-10, 10),
-        yaw=rng.uniform(-12, 12),
-        pitch=rng.uniform(-8, 8),
-    )
-    sway = {key: rng.normal(0, spread) for key, spread in dict(x=5, y=4, roll=1.5, yaw=2, pitch=1.5).items()}
+    pose = {key: float(rng.uniform(*limits)) for key, limits in POSE.items()}
+    sway = {key: rng.normal(0, spread) for key, spread in SWAY.items()}
     scene = Scene.draw(rng)
     drawn = []
     for strength in strengths.tolist():
         view = View(**{key: value + strength * sway.get(key, 0.0) for key, value in pose.items()})
-        drawn.append(Frame({unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}, view))
+        units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
+        x, y, side = face_box(view)
+        right, down, larger = np.clip(rng.normal(0, FRAMING), -2 * np.array(FRAMING), 2 * np.array(FRAMING)) * side
+        box = (x + right - larger / 2, y + down - larger / 2, side + larger)
+        drawn.append(Frame(units, view, tuple(round(float(v), 1) for v in box)))
     return Sequence(person, attributes, scene, drawn)
 
 
@@ -316,7 +320,7 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
         file = f"{name}/{name.replace('/', '_')}_{number:08d}"
         (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
         (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
-        written.append((f"cohn-kanade-images/{file}.png", face_box(frame.view)))
+        written.append((f"cohn-kanade-images/{file}.png", frame.box))
     label = folder / f"Emotion/{file}_emotion.txt"
     label.write_text(f"   {paper.EXPRESSIONS.index(emotion):.7e}\n")
     return written
@@ -334,6 +338,10 @@ def drawn_small(sequence: Sequence, frame: Frame) -> tuple[np.ndarray, np.ndarra
 
 
 DRAWN = 0.6  # a third of the time; a face is then about 180 pixels wide, and the network sees 227 of it
+POSE = dict(x=(270, 370), y=(185, 235), scale=(104, 132), roll=(-12, 12), yaw=(-16, 16), pitch=(-8, 8))
+SWAY = dict(x=5, y=4, roll=1.5, yaw=2, pitch=1.5)  # how far a sequence moves, standard deviations
+# How differently a detector frames one face from frame to frame: right, down, larger, as shares of the square.
+FRAMING = (0.025, 0.025, 0.035)
 STRENGTH = (0.8, 1.0)  # intensities of action units at the peak
 
 
