@@ -157,7 +157,7 @@ class Identity:
             hair_colour=tuple(float(c) for c in np.array(HAIR[hair]) * rng.uniform(0.8, 1.2) + rng.normal(0, 4, 3)),
             iris=tuple(float(c) for c in np.array(IRIS[rng.integers(len(IRIS))]) * rng.uniform(0.8, 1.15)),
             cheek_width=about(0.99, 0.03),
-            jaw=about(0.80 if male else 0.75, 0.04),
+            jaw=about(0.80 if male else 0.76, 0.03),
             chin_width=about(0.40 if male else 0.33, 0.05),
             length=about(1.0, 0.05),
             temple=about(0.93, 0.03),
@@ -168,15 +168,15 @@ class Identity:
             eye_slant=about(0.02, 0.012),
             brow_height=about(0.0, 0.03),
             brow_tilt=about(0.0, 0.01),
-            brow_thick=about(1.1 if male else 0.85, 0.15),
+            brow_thick=about(1.0 if male else 0.8, 0.1),
             brow_dark=about(0.75, 0.12),
             brow_length=about(1.0, 0.07),
-            nose_width=about(1.0, 0.1),
-            nose_length=about(1.0, 0.06),
+            nose_width=about(1.0, 0.05),
+            nose_length=about(0.97, 0.04),
             mouth_width=about(1.0, 0.09),
             mouth_height=about(0.0, 0.04),
             mouth_curve=about(0.0, 0.006),
-            lips=about(0.9 if male else 1.05, 0.12),
+            lips=about(0.85 if male else 0.95, 0.07),
             lip_red=about(0.35 if male else 0.55, 0.15),
             ears=about(1.0, 0.12),
             part=float(rng.choice((LEFT, RIGHT)) * rng.uniform(0.2, 0.5)),
@@ -235,9 +235,9 @@ class Features:
         """The face's edge from ear to ear below, and over the skull: [K, 2] before smoothing."""
         p, oval = self.person, self.has("Oval_Face")
         bone = 0.045 * self.has("High_Cheekbones") + 0.02 * self.unit(6)
-        jaw = p.jaw * (1.06 - 0.12 * oval)
+        jaw = p.jaw * (1.09 - 0.19 * oval)
         corner = 1.06 - 0.10 * oval  # where the jaw turns: lower on a square face
-        chin = p.chin_width * (1.12 - 0.18 * oval)
+        chin = p.chin_width * (1.25 - 0.4 * oval)
         end = self.chin
         right = [
             (p.temple * 0.62, -1.38),
@@ -286,8 +286,8 @@ class Features:
         au1, au2, au4, au5 = (self.unit(n, side) for n in (1, 2, 4, 5))
         nose = self.unit(9, side)
         arch = self.has("Arched_Eyebrows")
-        thick = 0.07 * p.brow_thick * (1 + 0.95 * self.has("Bushy_Eyebrows"))
-        base = -0.31 - p.brow_height - 0.015 * au5
+        thick = 0.07 * p.brow_thick * (1 + 1.2 * self.has("Bushy_Eyebrows"))
+        base = -0.31 - p.brow_height - 0.015 * au5 - 0.02 * self.has("Bushy_Eyebrows")
         x = np.array([0.17, 0.32, 0.5, 0.66, 0.80])
         x = 0.17 + (x - 0.17) * p.brow_length
         y = base + np.array([0.02, -0.01, -0.035, -0.03, 0.02])
@@ -310,10 +310,10 @@ class Features:
         p = self.person
         big, pointy = self.has("Big_Nose"), self.has("Pointy_Nose")
         wrinkle = max(self.unit(9), 0.25 * self.unit(10))
-        self.nose_wing = (0.215 * p.nose_width) * (1 + 0.42 * big) * (1 - 0.24 * pointy)
+        self.nose_wing = (0.215 * p.nose_width) * (1 + 0.75 * big) * (1 - 0.4 * pointy)
         self.nose_wing += 0.025 * wrinkle + 0.02 * self.smile()
-        self.nose_base = 0.66 * p.nose_length + 0.06 * big - 0.05 * wrinkle
-        self.nose_tip = self.nose_base - 0.06 + 0.075 * pointy
+        self.nose_base = 0.66 * p.nose_length + 0.08 * big - 0.05 * wrinkle
+        self.nose_tip = self.nose_base - 0.06 + 0.13 * pointy
         self.wrinkle = wrinkle
 
     def _mouth(self):
@@ -331,7 +331,7 @@ class Features:
             pull, one = self.smile(side), u(14, side)
             out = 0.36 * p.mouth_width * (1 - 0.36 * round_ - 0.10 * u(24) - 0.06 * u(23))
             out += 0.14 * pull + 0.13 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
-            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.035 * raised - 0.06 * u(14) * (one < 0.1)
+            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.035 * raised 
             up -= 0.02 * max(u(23), u(24))
             self.corner[side] = np.array([side * out, rest - up + (0.38 - 0.3 * smile) * opening])
         self._lips(raised, round_)
@@ -340,7 +340,7 @@ class Features:
         """The lips' edges about the opening. raised: the upper lip, 0 to 1; round_: an opening like an O, 0 to 1."""
         p, u, opening, middle = self.person, self.unit, self.opening, self.mouth_centre
         smile, stretch, parted = self.smile(), u(20), min(1.0, self.opening / 0.05)
-        full = p.lips * (1 + 0.75 * self.has("Big_Lips")) * (1 - 0.2 * smile) * (1 - 0.25 * u(27))
+        full = p.lips * (1 + 1.25 * self.has("Big_Lips")) * (1 - 0.2 * smile) * (1 - 0.25 * u(27))
         full *= 1 - 0.55 * max(u(23), u(24), 0.6 * stretch)
         top, low = 0.085 * full * (1 - 0.25 * raised), 0.115 * full * (1 + 0.15 * u(17))
         above, below = middle - 0.12 * opening - (0.02 + 0.03 * parted) * raised, middle + 0.88 * opening

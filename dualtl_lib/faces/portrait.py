@@ -274,15 +274,15 @@ class _Painter:
         canvas.stroke(flank * (-1, 1), self.dark, 0.05, 0.22, 0.03, lift=0.12)
         ridge = curve([(0, -0.1), (-s * 0.015, base - 0.3), (-s * 0.02, tip - 0.08)], 4)
         canvas.stroke(ridge, self.bright, 0.07 - 0.025 * pointy, 0.5, 0.025, lift=0.2)
-        ball = 0.115 * (1 + 0.45 * big) * (1 - 0.4 * pointy)
+        ball = 0.115 * (1 + 0.8 * big) * (1 - 0.4 * pointy)
         canvas.fill(ellipse(0, tip - 0.05, ball, 0.085), self.bright, 0.5 + 0.3 * pointy, 0.035, lift=0.25)
         below = ellipse(s * 0.05, base + 0.05, w * 0.9, 0.06)
         canvas.fill(below, self.dark, 0.5, 0.035, lift=0.1)
         if pointy > 0.02:  # the tip hangs over its base like a wedge
-            wedge = np.array([(-0.1, tip - 0.1), (0.1, tip - 0.1), (0.0, tip + 0.045)])
+            wedge = np.array([(-0.1, tip - 0.16), (0.1, tip - 0.16), (0.0, tip + 0.045)])
             canvas.fill(wedge, self.skin * 1.02, 0.8 * pointy, 0.012, lift=0.28)
-            under = curve([(-0.1, tip - 0.07), (0.0, tip + 0.05), (0.1, tip - 0.07)], 4)
-            canvas.stroke(under, self.line, 0.026, 0.75 * pointy, 0.008, lift=0.28)
+            under = curve([(-0.11, tip - 0.13), (0.0, tip + 0.05), (0.11, tip - 0.13)], 4)
+            canvas.stroke(under, self.line, 0.034, 0.9 * pointy, 0.008, lift=0.28)
         for side in canvas.mirrored(LEFT, RIGHT):
             wing = curve([(side * w * 0.72, base - 0.22), (side * w * 1.04, base - 0.11), (side * w * 0.96, base),
                           (side * w * 0.66, base + 0.005)], 4)  # fmt: skip
@@ -386,8 +386,8 @@ class _Painter:
         canvas.fill(brow["outline"], tone, min(1.0, p.brow_dark + 0.2 * bushy) * 0.96, 0.012)
         n = len(brow["outline"]) // 2
         lower, upper = brow["outline"][: n - 1 : -1], brow["outline"][:n]
-        ends = upper[2:] if len(upper[2:]) <= len(lower[:-2]) else upper[2 : 2 + len(lower[:-2])]
-        hairs = [np.array([a, b - (0, 0.02 + 0.03 * bushy)]) for a, b in zip(lower[:-2:1], ends, strict=False)]
+        ends = upper[3:]
+        hairs = [np.array([a, b - (0, 0.01 + 0.015 * bushy)]) for a, b in zip(lower[:-3], ends, strict=True)]
         canvas.stroke(hairs, tone * 0.6, 0.016 + 0.01 * bushy, 0.45 + 0.4 * bushy)
 
     # The mouth
@@ -396,7 +396,7 @@ class _Painter:
         f, p, canvas = self.f, self.person, self.canvas
         upper, lower = curve(f.upper_lip), curve(f.lower_lip)
         top, low = curve(f.inner_top), curve(f.inner_low)
-        red = p.lip_red + 0.3 * p.makeup
+        red = min(0.95, p.lip_red + 0.3 * p.makeup + 0.15 * f.has("Big_Lips"))
         lip = self.skin * (1 - red) + (self.skin * (0.86, 0.42, 0.42) + (10, 0, 4)) * red
         whole = np.concatenate([upper, lower[::-1]])
         canvas.fill(whole * 1.0 + (0, 0.03), self.dark, 0.35, 0.03)
