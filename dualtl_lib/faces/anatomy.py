@@ -26,6 +26,7 @@ ACTION_UNITS = {
     14: "dimpler",
     15: "lip corner depressor",
     17: "chin raiser",
+    19: "tongue show",
     20: "lip stretcher",
     23: "lip tightener",
     24: "lip pressor",
@@ -62,9 +63,9 @@ class Expression:
 
 EXPRESSIONS = {
     "neutral": Expression(),
-    "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.4}),
+    "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.3}),
     "contempt": Expression((14,), ((2,), (7,), (2, 7)), one_sided=(2, 14)),
-    "disgust": Expression((9,), ((10, 25), (10, 25), (10,)), {7: 0.5}),
+    "disgust": Expression((9,), ((10, 25), (10, 19, 25)), {7: 0.5}),
     "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,))),
     "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
     "sadness": Expression((1, 4, 15), ((17,), ())),
@@ -297,7 +298,7 @@ class Features:
         y -= au1 * 0.16 * inner + au2 * (0.17 - 0.07 * au4) * outer  # drawn together, raised brows are straight
         y += 0.05 * au1 * (1 - au2) * outer
         lower = au4 * (1 - 0.9 * au1)
-        y += lower * (0.15 * inner + 0.04) + nose * (0.05 + 0.05 * inner)
+        y += lower * (0.15 * inner + 0.04) + nose * (0.06 + 0.015 * inner)
         x = x - 0.05 * max(au4, 0.5 * nose) * inner
         half = thick * np.array([0.42, 0.55, 0.5, 0.36, 0.06])
         flip = np.array([side, 1.0])
@@ -321,17 +322,17 @@ class Features:
         p, u, smile = self.person, self.unit, self.smile()
         raised, round_ = max(u(10), 0.7 * u(9)), max(u(27), 0.7 * u(26) * (1 - smile) * (1 - u(20)))
         drop = 0.3 * u(26) * (1 - 0.5 * max(smile, u(20))) + 0.42 * u(27)
-        part = u(25) * (0.05 + 0.1 * u(12) + 0.11 * u(20) + 0.08 * raised) + 0.1 * self.has("Mouth_Slightly_Open")
+        part = u(25) * (0.05 + 0.1 * u(12) + 0.11 * u(20) + 0.08 * raised + 0.07 * u(19)) + 0.1 * self.has("Mouth_Slightly_Open")
         self.opening = opening = max(part + drop - 0.04 * u(24), 0.0)
         self.chin = 1.52 * p.length + 0.62 * drop + 0.02 * self.has("Oval_Face") - 0.03 * u(17)
-        rest = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.02 * raised
-        self.mouth_centre = middle = rest + 0.03 * smile - 0.05 * u(17)
+        rest = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.03 * raised
+        self.mouth_centre = middle = rest + 0.03 * smile - 0.05 * u(17) * (1 - 0.6 * max(u(23), u(24)))
         self.corner = {}
         for side in (LEFT, RIGHT):
             pull, one = self.smile(side), u(14, side)
             out = 0.36 * p.mouth_width * (1 - 0.36 * round_ - 0.10 * u(24) - 0.06 * u(23))
-            out += 0.14 * pull + 0.13 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
-            up = p.mouth_curve + 0.17 * pull + 0.16 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.035 * raised 
+            out += 0.14 * pull + 0.13 * u(20, side) + 0.09 * one - 0.02 * u(15, side)
+            up = p.mouth_curve + 0.17 * pull + 0.21 * one - 0.12 * u(15, side) - 0.04 * u(20, side) - 0.035 * raised 
             up -= 0.02 * max(u(23), u(24))
             self.corner[side] = np.array([side * out, rest - up + (0.38 - 0.3 * smile) * opening])
         self._lips(raised, round_)
@@ -341,12 +342,12 @@ class Features:
         p, u, opening, middle = self.person, self.unit, self.opening, self.mouth_centre
         smile, stretch, parted = self.smile(), u(20), min(1.0, self.opening / 0.05)
         full = p.lips * (1 + 1.25 * self.has("Big_Lips")) * (1 - 0.2 * smile) * (1 - 0.25 * u(27))
-        full *= 1 - 0.55 * max(u(23), u(24), 0.6 * stretch)
+        full *= 1 - 0.55 * max(u(23), u(24), 0.6 * stretch, u(14))
         top, low = 0.085 * full * (1 - 0.25 * raised), 0.115 * full * (1 + 0.15 * u(17))
         above, below = middle - 0.12 * opening - (0.02 + 0.03 * parted) * raised, middle + 0.88 * opening
         above = min(above, below)
         square = max(raised, stretch)  # how far the middle's height reaches to the sides
-        bends = {side: 0.62 + 0.2 * u(14, side) for side in (LEFT, RIGHT)}
+        bends = {side: 0.62 + 0.26 * u(14, side) for side in (LEFT, RIGHT)}
         upper = {side: min(0.97, bend + 0.28 * square + 0.18 * round_) for side, bend in bends.items()}
         lower = {side: min(0.97, bend + 0.08 * smile + (0.3 * stretch + 0.2 * round_) * parted)
                  if parted else upper[side] for side, bend in bends.items()}  # fmt: skip

@@ -44,7 +44,7 @@ class Scene:
             light_from=float(rng.uniform(-70, 70)),
             light_height=float(rng.uniform(0, 60)),
             light=float(rng.uniform(0.2, 0.75)),
-            exposure=float(rng.uniform(0.7, 1.25)),
+            exposure=float(rng.uniform(0.78, 1.2)),
             contrast=float(rng.uniform(0.8, 1.15)),
             backdrop=int(rng.integers(2**31)),
             dapple=float(rng.uniform(0.0, 0.3)),
@@ -243,7 +243,7 @@ class _Painter:
         """Shine, and the lines that raised or drawn brows make."""
         f, canvas, age = self.f, self.canvas, self.person.age
         canvas.fill(ellipse(0, -0.68, 0.42, 0.17), self.bright, 0.3, 0.12)
-        inner, outer, lower = f.unit(1), f.unit(2), f.unit(4)
+        inner, outer, lower = f.unit(1), min(f.unit(2, LEFT), f.unit(2, RIGHT)), f.unit(4)
         across = max(0.25 * (age > 0.6) * age, 0.9 * min(inner, outer + 0.2), 0.35 * outer)
         short = inner > outer + 0.25  # sadness: lines in the middle only
         reach = 0.26 if short else 0.56
@@ -254,7 +254,7 @@ class _Painter:
                 lines.append(curve([(-reach, y - bend), (-0.5 * reach, y + bend * 0.5), (0, y - 0.3 * bend),
                                     (0.5 * reach, y + bend * 0.5), (reach, y - bend)], 3))  # fmt: skip
             canvas.stroke(lines, self.line, 0.024, 0.55 * across, 0.012)
-        frown = max(lower, 0.7 * f.unit(9))
+        frown = max(lower, 0.3 * f.unit(9))
         if frown > 0.08:
             top = -0.56 + 0.06 * lower
             lines = [curve([(s * 0.1, top), (s * 0.065, -0.34), (s * 0.085, -0.18)], 3) for s in (LEFT, RIGHT)]
@@ -411,6 +411,13 @@ class _Painter:
             canvas.stroke(low, self.line * 0.7, 0.018, 0.5)
         else:
             canvas.stroke(0.5 * (top + low), self.line * 0.45, 0.034, 0.95, 0.006)
+        if f.unit(19) > 0.1:  # out over the lower lip
+            tip = f.lip_bottom + 0.06
+            wide = 0.46 * abs(f.corner[LEFT][0])
+            outline = [(-wide, top[:, 1].min() + 0.05), (wide, top[:, 1].min() + 0.05), (0.9 * wide, tip - 0.08), (0, tip), (-0.9 * wide, tip - 0.08)]
+            canvas.fill(shift(loop(outline), 0, 0.025), self.dark * 0.6, 0.6 * f.unit(19), 0.015)
+            canvas.fill(loop(outline), (205, 112, 112), min(1.0, 1.5 * f.unit(19)), 0.008)
+            canvas.stroke(np.array([(0, tip - 0.14), (0, tip - 0.04)]), (140, 60, 64), 0.025, 0.7, 0.01)
         for side in canvas.mirrored(LEFT, RIGHT):
             x, y = f.corner[side]
             canvas.fill(ellipse(x, y, 0.03, 0.024), self.line * 0.6, 0.7, 0.012)
@@ -425,7 +432,7 @@ class _Painter:
         top, low = curve(f.inner_top), curve(f.inner_low)
         white, stretch = (238, 234, 224), f.unit(20)
         wide = max(f.smile(), stretch, f.unit(10), f.has("Mouth_Slightly_Open"))
-        shown = (0.035 + 0.11 * wide) * min(1.0, f.opening / 0.08)
+        shown = (0.035 + 0.11 * wide) * min(1.0, f.opening / 0.08) * (1 - f.unit(19))
         canvas.fill(np.concatenate([top - (0, 0.06), shift(top, 0, shown)[::-1]]), white, 1.0, 0.006)
         if stretch > 0.3:
             row = np.concatenate([shift(low, 0, 0.05), shift(low, 0, -0.42 * f.opening)[::-1]])
@@ -527,7 +534,7 @@ class _Painter:
         """Soft shadows and bright spots, factors about 1 of this shape."""
         coarse = np.random.default_rng([self.scene.backdrop, 2]).normal(size=(4, 5))
         smooth = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
-        return np.exp(self.scene.dapple * np.clip(smooth, -1.5, 1.5))
+        return np.exp(self.scene.dapple * np.clip(smooth, -1.5, 0.8))
 
     def lit(self) -> np.ndarray:
         """The finished picture, uint8: directed light on an egg-shaped head, exposure and contrast."""
@@ -545,6 +552,6 @@ class _Painter:
         lambert = np.maximum(0.0, nx * edge * lx + ny * edge * ly + nz * lz)
         field = (1 - scene.light) + scene.light * 1.35 * lambert
         far = np.clip(r2 - 1.0, 0, 1)  # the backdrop is lit evenly
-        exposure = scene.exposure * (165 / (self.skin @ (0.3, 0.59, 0.11))) ** 0.5  # set for the face, as cameras do
+        exposure = scene.exposure * (165 / (self.skin @ (0.3, 0.59, 0.11))) ** 0.7  # set for the face, as cameras do
         field = exposure * (field * (1 - far) + far * 0.9) * self._dapple(field.shape)
         return canvas.finish(field.astype(np.float32), scene.contrast)
