@@ -1,7 +1,9 @@
 # Which notebook needs what. `snakemake --cores all --config run=ckplus48` or `make reproduce RUN=ckplus48`.
 # An executed notebook stands for all that it wrote: its checkpoints, tables and pictures.
 
-from dualtl_lib import runs, sweep
+from dualtl_lib.config import open_run
+from dualtl_lib.experiment import sweep
+from dualtl_lib.files import OUTPUT
 
 RUN = config.get("run", "embedded")
 CHANGES = {key: value for key, value in config.items() if key != "run"}
@@ -9,9 +11,9 @@ if unknown := CHANGES.keys() - {"seed", "budget"}:  # what every notebook takes
     raise ValueError(f"--config takes run, seed and budget; {', '.join(unknown)} belongs in a file in config/")
 OPTIONS = " ".join(f"--{key} {value}" for key, value in CHANGES.items())
 PARAMETERS = " ".join(f"-p {key} {value}" for key, value in CHANGES.items())
-OPENED = runs.open_run(RUN, **CHANGES)
+OPENED = open_run(RUN, **CHANGES)
 NAME = OPENED.name
-FOLDS = [str(sweep.path(OPENED, job).relative_to(runs.OUTPUT)) for job in sweep.jobs(OPENED)]
+FOLDS = [str(sweep.path(OPENED, job).relative_to(OUTPUT)) for job in sweep.jobs(OPENED)]
 
 NEEDS = {  # 00 makes the synthetic faces that the others look at
     "00_start_here": [],
@@ -29,12 +31,12 @@ CORES = workflow.resource_settings.cores or 8  # a cluster is asked for 8
 ALONE = ["00_start_here", "03_first_transfer", "05_second_transfer"]  # these use every core themselves
 LONGEST = ["02_bvlc_features", "08_occlusion"]  # of the others; begun last, one of them would end alone
 LIBRARY = glob_wildcards("dualtl_lib/{name,.*}.py").name
-TRUNK = "dualtl_lib/data/embedded.safetensors"
+TRUNK = "dualtl_lib/models/embedded.safetensors"
 TRAINING = 24 * 60 if OPENED.budget == "paper" else 240  # minutes that a training may take
 CELEBA = f"runs/{NAME}/celeba.safetensors"  # the first transfer's model
 # What decides a training's result. No other change of the library trains the folds of a sweep again.
-TRAINS = ["caffenet", "weights", "protofiles", "paper", "materials", "training", "solver", "prefix", "checkpoint"]
-TRAINS += ["precision", "evaluation", "occlusion", "sweep", "folds", *(n for n in LIBRARY if n.startswith("faces/"))]
+PACKAGES = ("models/", "data/", "synthetic/", "train/", "evaluate/", "experiment/")
+TRAINS = ["paper", "config", "files", "report/tables", *(name for name in LIBRARY if name.startswith(PACKAGES))]
 
 
 def executed(notebook):

@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dualtl_lib import weights
-from dualtl_lib.caffenet import Trunk
-from dualtl_lib.deconvnet import Deconvnet, stages_of
-from dualtl_lib.gallery import Gallery, gallery
-from dualtl_lib.projection import Convolution, Window, forward, last_winner, phases, shuffled, unpool
+from dualtl_lib.models import weights
+from dualtl_lib.models.caffenet import Trunk
+from dualtl_lib.visualize.deconvnet import Deconvnet, stages_of
+from dualtl_lib.visualize.gallery import Gallery, gallery
+from dualtl_lib.visualize.projection import Convolution, Window, forward, last_winner, phases, shuffled, unpool
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 CAPTUM = dict(variant="zeiler", lrn="gradient", start="one")  # what its NeuronDeconvolution computes
@@ -421,7 +421,7 @@ def main() -> None:
     device = torch.device(asked.device)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    trunk = weights.load(asked.weights).to(device).requires_grad_(False)
+    trunk = weights.load_trunk(asked.weights).to(device).requires_grad_(False)
     print(f"{asked.weights} weights, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     each_neuron(trunk, device, asked.quick)
     whole_layer(trunk, device, asked.quick)

@@ -17,16 +17,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import cv2
 
-from dualtl_lib.faces import synthetic
+from dualtl_lib.synthetic import faces as synthetic_faces
 
 
 def celeba(root: Path, images: int) -> int:
-    synthetic.write_celeba(root, people=max(3, images // 5), images=images, seed=1, workers=1)
+    synthetic_faces.write_celeba(root, people=max(3, images // 5), images=images, seed=1, workers=1)
     return images
 
 
 def ckplus(root: Path, images: int) -> int:
-    synthetic.write_ckplus(root, subjects=max(2, images // 20), seed=1, workers=1)
+    synthetic_faces.write_ckplus(root, subjects=max(2, images // 20), seed=1, workers=1)
     return len(list((root / "cohn-kanade-images").rglob("*.png")))
 
 

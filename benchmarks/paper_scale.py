@@ -22,8 +22,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from dualtl_lib import caffenet, paper, training
-from dualtl_lib.precision import accelerator, resolve
+from dualtl_lib import paper
+from dualtl_lib.models import caffenet
+from dualtl_lib.models.precision import accelerator, resolve
+from dualtl_lib.train import training
 
 DIFFERENT = 2000  # pictures
 
@@ -44,7 +46,7 @@ class Repeated:
 
 
 class Faces:
-    """As much of dualtl_lib.faces.Faces as training asks for; labels are random."""
+    """As much of dualtl_lib.data.dataset.Faces as training asks for; labels are random."""
 
     def __init__(self, images: int, classes: tuple[str, ...], attributes: bool):
         self.images, self.classes = Repeated(images), classes

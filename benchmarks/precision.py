@@ -13,12 +13,14 @@ import os
 
 import numpy as np
 
-from dualtl_lib import evaluation, folds, runs, sweep
+from dualtl_lib import config
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.experiment import folds, sweep
 
 
-def answers(run: runs.Run, jobs: list[sweep.Job]) -> tuple[dict[str, np.ndarray], float]:
+def answers(run: config.Run, jobs: list[sweep.Job]) -> tuple[dict[str, np.ndarray], float]:
     """Whether each test image was answered right, by model, over all jobs; and the seconds they took."""
-    found = [json.loads(folds.do(run, job).read_text()) for job in jobs]
+    found = [json.loads(folds.run_fold(run, job).read_text()) for job in jobs]
     right = {
         model: np.concatenate([np.equal(fold["predicted"][model], fold["truth"]) for fold in found])
         for model in found[0]["predicted"]
@@ -33,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     found, seconds = {}, {}
     for precision in ("float32", "bfloat16"):
-        run = runs.open_run(args.run, precision=precision)
+        run = config.open_run(args.run, precision=precision)
         jobs = [job for job in sweep.jobs(run) if job.start == args.start and job.protocol == "people"]
         found[precision], seconds[precision] = answers(run, jobs)
     print(f"{run.title}, start {args.start}, {len(jobs)} folds of people, {os.cpu_count()} cores")

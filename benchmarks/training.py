@@ -30,10 +30,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dualtl_lib import caffenet, evaluation, paper, training
-from dualtl_lib.precision import bfloat16_pays, resolve
-from dualtl_lib.prefix import Prefix
-from dualtl_lib.solver import CaffeSGD
+from dualtl_lib import paper
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.models import caffenet
+from dualtl_lib.models.precision import bfloat16_pays, resolve
+from dualtl_lib.train import training
+from dualtl_lib.train.frozen import FrozenFeatures
+from dualtl_lib.train.optimizer import CaffeSGD
 
 BATCH = 100
 STEPS = {  # what is trained, what is frozen, how many images of a batch have a gradient
@@ -106,9 +109,9 @@ def plain_steps(model: nn.Module, data: Noise, active: int = BATCH):
         yield len(images)
 
 
-def our_steps(model: nn.Module, data: Noise, precision: str, active: int = BATCH, maps: Prefix | None = None):
+def our_steps(model: nn.Module, data: Noise, precision: str, active: int = BATCH, maps: FrozenFeatures | None = None):
     """The same by the parts that training.fit is made of, the frozen layers' maps being there already."""
-    maps = maps or Prefix(model, data, precision=precision)
+    maps = maps or FrozenFeatures(model, data, precision=precision)
     solver = CaffeSGD(model.named_parameters(), 0.9, 5e-4)
     solver.rate = 1e-6
     for t, batch in enumerate(batches(data)):
@@ -297,7 +300,7 @@ def schedule(iterations: int, order: str, precision: str) -> None:
     data = Noise(paper.CKPLUS_SPLIT["train"], None)
     short = dataclasses.replace(training.CKPLUS, max_iter=iterations)
     begin = time.perf_counter()
-    Prefix(model, data, precision=precision)
+    FrozenFeatures(model, data, precision=precision)
     frozen = time.perf_counter() - begin
     begin = time.perf_counter()
     training.fit(model, data, short, precision=precision)
@@ -325,7 +328,7 @@ def grown(n: int, order: str, precision: str) -> str:
     """The row of `growth` for a data set of n images."""
     model, data = build(caffenet.ExpressionNet, ("conv1", "conv2"), order), Noise(n, None)
     begin = time.perf_counter()
-    maps = Prefix(model, data, precision=precision)
+    maps = FrozenFeatures(model, data, precision=precision)
     taken = time.perf_counter() - begin
     rate = rates({"ours": our_steps(model, data, precision, maps=maps)}, rounds=3)["ours"]
     size = f"{maps.bytes / 1e6:.0f} | {rate:.0f} | {peak_memory():.1f}"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dualtl_lib import materials, runs
-from dualtl_lib.caffenet import CAFFENET, Trunk
+from dualtl_lib import config, files
+from dualtl_lib.experiment import pipeline
+from dualtl_lib.models.caffenet import CAFFENET, Trunk
 
 torch.set_num_threads(1)  # two tests run at a time
 
@@ -18,7 +19,7 @@ torch.set_num_threads(1)  # two tests run at a time
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real weights and faces; tests that need it skip where it is absent."""
-    root = Path(os.environ.get("DUALTL_DATA", runs.HOME.parent / "shared" / "data"))
+    root = Path(os.environ.get("DUALTL_DATA", files.PROJECT.parent / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"needs real weights and faces: no folder {root.name!r} at DUALTL_DATA")
     return root
@@ -33,7 +34,7 @@ class Checkout:
     def __init__(self, folder: Path, data: Path):
         self.folder = folder
         for part in ("dualtl_lib", "config", "notebooks"):
-            shutil.copytree(runs.HOME / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(files.PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "runs").mkdir()
         (folder / "runs" / "data").symlink_to(data)
 
@@ -51,10 +52,10 @@ class Checkout:
 @pytest.fixture(scope="module")
 def new_checkout(tmp_path_factory):
     """What makes a `Checkout`, beside the faces that `make test` has made for the notebooks, or that are made now."""
-    run = runs.open_run("embedded")
-    materials.ckplus(run)
-    materials.celeba(run)
-    return lambda: Checkout(tmp_path_factory.mktemp("checkout"), runs.OUTPUT / "runs" / "data")
+    run = config.open_run("embedded")
+    pipeline.ckplus(run)
+    pipeline.celeba(run)
+    return lambda: Checkout(tmp_path_factory.mktemp("checkout"), files.OUTPUT / "runs" / "data")
 
 
 @pytest.fixture(scope="module")
@@ -70,5 +71,5 @@ def shallow() -> Trunk:
 @pytest.fixture
 def output(tmp_path, monkeypatch) -> Path:
     """An empty folder in which runs/ and figures/ are written in place of the checkout's."""
-    monkeypatch.setattr(runs, "OUTPUT", tmp_path)
+    monkeypatch.setattr(config, "OUTPUT", tmp_path)
     return tmp_path

@@ -10,9 +10,11 @@ import sysconfig
 import pytest
 import torch
 
-from dualtl_lib import caffenet, runs, training, weights
-from dualtl_lib.deconvnet import Deconvnet
-from dualtl_lib.gallery import gallery
+from dualtl_lib import files
+from dualtl_lib.models import caffenet, weights
+from dualtl_lib.train import training
+from dualtl_lib.visualize.deconvnet import Deconvnet
+from dualtl_lib.visualize.gallery import gallery
 
 SMALL = {
     "faces": (("--images", "6"), 2),
@@ -26,7 +28,7 @@ def test_it_prints_a_row_for_each_where_the_project_is_not_installed(script):
     arguments, rows = SMALL[script]
     command = [sys.executable, "-S", "-m", f"benchmarks.{script}", *arguments]
     here = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    done = subprocess.run(command, cwd=runs.HOME, env=here, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=files.PROJECT, env=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("|") and re.search(r"\d", line)]
     assert len(table) == rows, done.stdout
@@ -35,7 +37,7 @@ def test_it_prints_a_row_for_each_where_the_project_is_not_installed(script):
 def module(script):
     """A benchmark as a module: its file is not in the package."""
     spec = importlib.util.spec_from_file_location(
-        f"benchmark_{script.removesuffix('.py')}", runs.HOME / "benchmarks" / script
+        f"benchmark_{script.removesuffix('.py')}", files.PROJECT / "benchmarks" / script
     )
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
@@ -93,7 +95,7 @@ if __name__ == "__main__":
 
 def test_each_size_of_data_is_measured_in_a_process_of_its_own(tmp_path):
     """Its peak memory is then not that of another."""
-    (tmp_path / "who.py").write_text(WHO.format(folder=str(runs.HOME / "benchmarks")))
+    (tmp_path / "who.py").write_text(WHO.format(folder=str(files.PROJECT / "benchmarks")))
     done = subprocess.run([sys.executable, tmp_path / "who.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (first, one), (second, other) = (line.split() for line in done.stdout.splitlines()[-2:])
@@ -103,7 +105,7 @@ def test_each_size_of_data_is_measured_in_a_process_of_its_own(tmp_path):
 def test_what_the_deconvnet_s_benchmark_compares_is_the_same(monkeypatch):
     measured, compared = module("deconvnet.py"), []
     monkeypatch.setattr(measured, "same", lambda *both, same=measured.same: compared.append(both[1]) or same(*both))
-    trunk, images = weights.load("embedded", order="norm-pool").requires_grad_(False), measured.pictures(2)
+    trunk, images = weights.load_trunk("embedded", order="norm-pool").requires_grad_(False), measured.pictures(2)
     exact = measured.doubled(trunk)
     for layer in ("conv1", "conv2"):
         measured.compare_each(exact, images[:1], layer, [8, 38], 4)

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from dualtl_lib import paper
-from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop
-from dualtl_lib.faces.celeba import read_attributes
-from dualtl_lib.faces.dataset import Findings
+from dualtl_lib.data import ckplus, crop
+from dualtl_lib.data.celeba import CelebA, read_attributes
+from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.data.dataset import Findings
 
 NAMES = ("Smiling", "Big_Nose", "Young")
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save, save_file
 from test_weights import blob, caffemodel, field, lively, numbers, onnx_model
 
-from dualtl_lib import weights
-from dualtl_lib.caffenet import CAFFENET, ExpressionNet, Layer, Preprocessing, Trunk
+from dualtl_lib.models import store, weights
+from dualtl_lib.models.caffenet import CAFFENET, ExpressionNet, Layer, Preprocessing, Trunk
 
 SMALL = (  # small enough to be read thousands of times
     Layer("conv1", 4, 3, norm=True, pool=True),
@@ -35,7 +35,7 @@ def small(monkeypatch) -> dict[str, np.ndarray]:
 def refused(path, content: bytes, match: str) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=match) as error:
-        weights.load(path)
+        weights.load_trunk(path)
     assert path.name in str(error.value)
 
 
@@ -43,7 +43,7 @@ def refused(path, content: bytes, match: str) -> None:
 def test_broken_caffemodels(tmp_path, small, old):
     path, good = tmp_path / "broken.caffemodel", caffemodel(small, SMALL, old=old)
     path.write_bytes(good)
-    assert weights.load(path).layers == SMALL
+    assert weights.load_trunk(path).layers == SMALL
     refused(path, b"", "found 0 bytes")
     refused(path, good[: len(good) // 2], "cut off")
     refused(path, np.random.default_rng(0).bytes(1000), r"expected")
@@ -69,7 +69,7 @@ def test_a_blob_whose_shape_and_numbers_differ(tmp_path, small):
 @pytest.mark.parametrize("net", ["det1", "det2", "det3"])
 def test_another_network(data_root, net):
     with pytest.raises(ValueError, match=rf"{net}.*conv1.weight of shape \[96, 3, 11, 11\].*another network"):
-        weights.load(data_root / "caffemodel" / f"{net}.caffemodel")
+        weights.load_trunk(data_root / "caffemodel" / f"{net}.caffemodel")
 
 
 def test_strides_for_each_direction_and_dilation_are_read(tmp_path, small):
@@ -81,7 +81,7 @@ def test_strides_for_each_direction_and_dilation_are_read(tmp_path, small):
         return [*pads, (5, layer.groups), (13, layer.stride), (14, layer.stride * stride), (18, dilation)]
 
     path.write_bytes(caffemodel(small, SMALL, moves=each))
-    assert weights.load(path).layers == SMALL
+    assert weights.load_trunk(path).layers == SMALL
     refused(path, caffemodel(small, SMALL, moves=lambda l: each(l, stride=2)), r"found 1 x 2, 0, 1 and 1")
     refused(
         path, caffemodel(small, SMALL, moves=lambda l: each(l, dilation=2)), r"dilation 1, 0, 1 and 1, found .* and 2"
@@ -91,7 +91,7 @@ def test_strides_for_each_direction_and_dilation_are_read(tmp_path, small):
 def test_broken_onnx(tmp_path, small):
     path, good = tmp_path / "broken.onnx", onnx_model(small, SMALL, "pool-norm")
     path.write_bytes(good)
-    assert weights.load(path).order == "pool-norm"
+    assert weights.load_trunk(path).order == "pool-norm"
     refused(path, good[:-10], "cut off")
     refused(path, good.replace(b"conv1_b_0", b"elsewhere", 1), "'elsewhere' of convolution 1 is not in the file")
     refused(path, good.replace(field(2, 1) + field(8, b"conv2_w_0"), field(2, 3) + field(8, b"conv2_w_0")), "quantized")
@@ -116,7 +116,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path, writer):
         torch.save({"conv1.weight": Harm(trace)}, path)
     expected = r"alexnet.pth: expected a PyTorch file of tensors only.*nothing in it was run"
     with pytest.raises(ValueError, match=expected) as told:
-        weights.load(path)
+        weights.load_trunk(path)
     assert not trace.exists() and "weights_only" not in str(told.value)  # torch's own text says how to run it
     _ = pickle.loads(path.read_bytes()) if writer == "pickle" else torch.load(path, weights_only=False)
     assert trace.exists()  # the trap does work
@@ -128,7 +128,7 @@ def test_a_checkpoint_with_one_network_in_it(tmp_path, small, key):
     state = {k: torch.from_numpy(v) for k, v in small.items()}
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(1)}}, "param_groups": []}
     torch.save({"epoch": 3, key: state, "optimizer": optimizer, "mean": torch.zeros(3)}, path)
-    assert torch.equal(weights.load(path).conv2.weight, state["conv2.weight"])
+    assert torch.equal(weights.load_trunk(path).conv2.weight, state["conv2.weight"])
     torch.save({"epoch": 3, key: state, "ema": state}, path)
     refused(path, path.read_bytes(), rf"found 2 inside and the keys epoch, {key}, ema; save the network's alone")
     torch.save({"epoch": 3, "optimizer": optimizer}, path)
@@ -168,7 +168,7 @@ def test_broken_safetensors(tmp_path, small):
     refused(path, b"", "safetensors")
     refused(path, b"\xff" * 100, "safetensors")
     save_file({k: torch.from_numpy(v) for k, v in small.items()}, path)
-    assert weights.load(path).layers == SMALL
+    assert weights.load_trunk(path).layers == SMALL
     refused(path, path.read_bytes()[:-8], "safetensors")
 
 
@@ -221,47 +221,47 @@ def test_safetensors_of_whole_numbers(tmp_path, small, dtype):
 
 
 def test_a_trained_model_of_whole_numbers(tmp_path):
-    path = weights.save_model(ExpressionNet(Trunk(SMALL), "ab"), tmp_path / "m.safetensors", dtype=torch.int8)
+    path = store.save_model(ExpressionNet(Trunk(SMALL), "ab"), tmp_path / "m.safetensors", dtype=torch.int8)
     with pytest.raises(ValueError, match=r"m.safetensors: expected floating-point numbers in .*found torch.int8"):
-        weights.load_model(path)
+        store.load_model(path)
 
 
 def test_trunks_and_models_are_told_apart(tmp_path):
     trunk = lively()
-    model = weights.save_model(ExpressionNet(trunk, "ab"), tmp_path / "model.safetensors")
-    kept = weights.save_model(trunk, tmp_path / "trunk.safetensors")
-    with pytest.raises(ValueError, match=r"found a trained ExpressionNet; weights.load_model"):
-        weights.load(model)
-    with pytest.raises(ValueError, match=r"found Trunk; weights.load reads"):
-        weights.load_model(kept)
+    model = store.save_model(ExpressionNet(trunk, "ab"), tmp_path / "model.safetensors")
+    kept = store.save_model(trunk, tmp_path / "trunk.safetensors")
+    with pytest.raises(ValueError, match=r"found a trained ExpressionNet; store.load_model"):
+        weights.load_trunk(model)
+    with pytest.raises(ValueError, match=r"found Trunk; weights.load_trunk reads"):
+        store.load_model(kept)
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="found a file without that mark"):
-        weights.load_model(tmp_path / "other.safetensors")
+        store.load_model(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="give it another name"):
-        weights.save_model(trunk, kept, order="mine")
+        store.save_model(trunk, kept, order="mine")
 
 
 def test_names_and_places(tmp_path):
     with pytest.raises(
         ValueError, match=r"no weights 'caffenet'; known names are embedded, .* known files .caffemodel"
     ):
-        weights.load("caffenet")
+        weights.load_trunk("caffenet")
     with pytest.raises(FileNotFoundError, match=r"none.caffemodel: no such file"):
-        weights.load(tmp_path / "none.caffemodel")
+        weights.load_trunk(tmp_path / "none.caffemodel")
     (tmp_path / "dir.caffemodel").mkdir()
     with pytest.raises(ValueError, match=r"dir.caffemodel: expected a file, found a folder"):
-        weights.load(tmp_path / "dir.caffemodel")
+        weights.load_trunk(tmp_path / "dir.caffemodel")
     with pytest.raises(ValueError, match=r"no weights 'AlexNet_Weights.IMAGENET1K_V2'; known names"):
-        weights.load("AlexNet_Weights.IMAGENET1K_V2")
+        weights.load_trunk("AlexNet_Weights.IMAGENET1K_V2")
 
 
 def test_a_full_disk_leaves_the_old_model(tmp_path):
-    path, limits = weights.save_model(lively(), tmp_path / "m.safetensors"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, limits = store.save_model(lively(), tmp_path / "m.safetensors"), resource.getrlimit(resource.RLIMIT_FSIZE)
     before = path.read_bytes()
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # larger files cannot be written
         with pytest.raises(OSError, match=r"m\.safetensors cannot be written .*: make room"):
-            weights.save_model(lively(1), path)
+            store.save_model(lively(1), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
@@ -294,7 +294,7 @@ def survives(path, good: bytes, small: dict, seed: int, mutations: int, exactly:
         content, at = mutate(good, rng)
         path.write_bytes(content)
         try:
-            state = numbers(weights.load(path))
+            state = numbers(weights.load_trunk(path))
         except ValueError as error:
             assert path.name in str(error)
             refusals += 1

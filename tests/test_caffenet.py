@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dualtl_lib import caffenet, paper
-from dualtl_lib.caffenet import AttributeNet, ExpressionNet, Layer, LocalResponseNorm, Preprocessing, Trunk
+from dualtl_lib import paper
+from dualtl_lib.models import caffenet, normalization
+from dualtl_lib.models.caffenet import AttributeNet, ExpressionNet, Layer, Preprocessing, Trunk
+from dualtl_lib.models.normalization import LocalResponseNorm
 
 
 def noise(*shape, seed=0, scale=1.0):
@@ -177,7 +179,7 @@ def test_normalization_of_a_few_images_at_a_time_is_that_of_all(at_once, monkeyp
     x, weight = noise(5, 7, 3, 3, scale=200).requires_grad_(), noise(5, 7, 3, 3, seed=1)
     whole = LocalResponseNorm()(x)
     (back,) = torch.autograd.grad(whole, x, weight)
-    monkeypatch.setattr(caffenet, "AT_ONCE", at_once)
+    monkeypatch.setattr(normalization, "AT_ONCE", at_once)
     parts = LocalResponseNorm()(x)
     assert torch.equal(parts, whole) and torch.equal(torch.autograd.grad(parts, x, weight)[0], back)
 

@@ -17,10 +17,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from dualtl_lib import deconvnet, diagrams, gallery, weights
-from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, LocalResponseNorm, Preprocessing, Trunk
-from dualtl_lib.deconvnet import REMEMBERED, VARIANTS, Deconvnet, choose, stages_of, strongest
-from dualtl_lib.projection import (
+from dualtl_lib.models import weights
+from dualtl_lib.models.caffenet import CAFFENET, TORCHVISION_ALEXNET, Preprocessing, Trunk
+from dualtl_lib.models.normalization import LocalResponseNorm
+from dualtl_lib.report import diagrams
+from dualtl_lib.visualize import deconvnet, gallery
+from dualtl_lib.visualize.deconvnet import REMEMBERED, VARIANTS, Deconvnet, choose, stages_of, strongest
+from dualtl_lib.visualize.projection import (
     Convolution,
     Pool,
     Projector,
@@ -56,8 +59,8 @@ def some_images(n: int, seed: int = 0) -> torch.Tensor:
 def trunk() -> Trunk:
     """Real weights where they are, else the embedded trunk."""
     with suppress(OSError, ValueError):
-        return weights.load("$DATA/weights/bvlc_alexnet_conv.safetensors").requires_grad_(False)
-    return weights.load("embedded").requires_grad_(False)
+        return weights.load_trunk("$DATA/weights/bvlc_alexnet_conv.safetensors").requires_grad_(False)
+    return weights.load_trunk("embedded").requires_grad_(False)
 
 
 def relative(a, b) -> float:
@@ -365,7 +368,9 @@ def test_float32_is_captum_s_where_normalization_comes_last(variant):
 def test_float32_rounds_where_normalization_comes_first_and_its_gradient_vanishes(name, request):
     if name == "real":
         request.getfixturevalue("data_root")
-        ours = weights.load("$DATA/weights/bvlc_alexnet_conv.safetensors", order="norm-pool").requires_grad_(False)
+        ours = weights.load_trunk("$DATA/weights/bvlc_alexnet_conv.safetensors", order="norm-pool").requires_grad_(
+            False
+        )
     else:
         ours = random_trunk(order="norm-pool")
         ours.conv1.weight.mul_(4)  # so that x s^-3/4 comes near to its largest value, at x = 316

@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.patches import Rectangle
 
-from dualtl_lib import diagrams, paper
-from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, AttributeNet, ExpressionNet, Trunk
+from dualtl_lib import paper
+from dualtl_lib.models.caffenet import CAFFENET, TORCHVISION_ALEXNET, AttributeNet, ExpressionNet, Trunk
+from dualtl_lib.report import diagrams
 
 FROZEN, TRAINED = diagrams.MEANING[diagrams.FROZEN], diagrams.MEANING[diagrams.TRAINED]
 

@@ -8,15 +8,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dualtl_lib import paper, runs
+from dualtl_lib import files, paper
 
-PROJECT = tomllib.loads((runs.HOME / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((files.PROJECT / "pyproject.toml").read_text())["project"]
 PINS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
 
 
 @pytest.fixture
 def environment() -> list:
-    return yaml.safe_load((runs.HOME / "environment.yml").read_text())["dependencies"]
+    return yaml.safe_load((files.PROJECT / "environment.yml").read_text())["dependencies"]
 
 
 def test_conda_users_get_the_same_pins(environment):
@@ -37,7 +37,7 @@ def test_every_dependency_is_pinned_and_installed_so(pin):
 
 
 def test_citation_agrees_with_the_package_and_the_paper():
-    citation = yaml.safe_load((runs.HOME / "CITATION.cff").read_text())
+    citation = yaml.safe_load((files.PROJECT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     cited = citation["preferred-citation"]
     assert (cited["type"], cited["year"]) == ("article", 2019)

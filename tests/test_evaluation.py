@@ -1,4 +1,4 @@
-"""Predictions, intervals, paired comparison and the linear baseline: dualtl_lib/evaluation.py."""
+"""Predictions, intervals, paired comparison and the linear baseline: dualtl_lib/evaluate."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,12 @@ from scipy import stats
 from sklearn.metrics import accuracy_score
 from torch import nn
 
-from dualtl_lib import caffenet, evaluation
-from dualtl_lib.caffenet import Layer
-from dualtl_lib.prefix import Prefix
+from dualtl_lib.data import splits
+from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.models import caffenet
+from dualtl_lib.models.caffenet import Layer
+from dualtl_lib.train.frozen import FrozenFeatures
 
 TINY = (
     Layer("conv1", 4, 11, stride=4, pool=True, norm=True),
@@ -118,7 +121,7 @@ def test_predictions_are_the_strongest_outputs():
         expected = model.eval()(torch.from_numpy(faces.images)).argmax(1)
     found = evaluation.predict(model, faces)
     assert found.dtype == torch.int64 and torch.equal(found, expected)
-    assert torch.equal(evaluation.predict(model, faces, features=Prefix(model, faces)), expected)
+    assert torch.equal(evaluation.predict(model, faces, features=FrozenFeatures(model, faces)), expected)
     assert evaluation.predict(net(caffenet.AttributeNet, "abc"), faces).shape == (60, 3)
 
 
@@ -130,9 +133,9 @@ def test_predictions_of_changed_images():
         evaluation.predict(model, faces, lambda images: images.transpose(2, 3)), evaluation.predict(model, turned)
     )
     with pytest.raises(ValueError, match="without a transform"):
-        evaluation.predict(model, faces, lambda images: images, features=Prefix(model, faces))
+        evaluation.predict(model, faces, lambda images: images, features=FrozenFeatures(model, faces))
     with pytest.raises(ValueError, match="of the same 8 faces"):
-        evaluation.predict(model, faces, features=Prefix(model, Stripes(7)))
+        evaluation.predict(model, faces, features=FrozenFeatures(model, Stripes(7)))
 
 
 def test_linear_svm_tells_stripes_apart_and_nothing_in_noise():
@@ -145,12 +148,11 @@ def test_linear_svm_tells_stripes_apart_and_nothing_in_noise():
 
 
 def test_linear_svm_on_ckplus_is_high_only_with_the_same_people(data_root):
-    faces = pytest.importorskip("dualtl_lib.faces")
-    data = faces.CKPlus(data_root / "ckplus48")
+    data = CKPlus(data_root / "ckplus48")
     data = data.subset(np.flatnonzero(data.targets != 0))  # 7 classes: the neutral crops come from another tool
     found = {}
-    for name in ("random", "people"):
-        split = getattr(faces.splits, name)(data, seed=0)[0]
+    for name in ("random_split", "subject_independent"):
+        split = getattr(splits, name)(data, seed=0)[0]
         train, test = data.subset(np.r_[split.train, split.validation]), data.subset(split.test)
         found[name] = evaluation.accuracy(evaluation.linear_svm(train, test), test.targets).value
-    assert found["random"] > 0.97 and 0.65 < found["people"] < 0.95
+    assert found["random_split"] > 0.97 and 0.65 < found["subject_independent"] < 0.95

@@ -17,13 +17,21 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from dualtl_lib import caffenet, deconvnet, explorer_state, figures, materials, occlusion, paper, runs, weights
-from dualtl_lib.explorer import BOX, Explorer, Latest
-from dualtl_lib.explorer_state import MODELS, VARIANTS, Missing, State, Studio
-from dualtl_lib.faces import anatomy, crop, splits, synthetic
+from dualtl_lib import config, paper
+from dualtl_lib.data import crop, regions, splits
+from dualtl_lib.evaluate import occlusion
+from dualtl_lib.experiment import pipeline
+from dualtl_lib.explorer import session
+from dualtl_lib.explorer.app import BOX, Explorer, Latest
+from dualtl_lib.explorer.session import MODELS, VARIANTS, Missing, Session, State
+from dualtl_lib.models import caffenet, store
+from dualtl_lib.report import figures
+from dualtl_lib.synthetic import anatomy
+from dualtl_lib.synthetic import faces as synthetic_faces
+from dualtl_lib.visualize import deconvnet
 
 LAYERS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
-REGIONS = tuple(occlusion.REGIONS)
+REGIONS = tuple(regions.REGIONS)
 
 
 def write_faces(root: Path, each: int = 12) -> Path:
@@ -32,22 +40,22 @@ def write_faces(root: Path, each: int = 12) -> Path:
     for name in paper.EXPRESSIONS:
         (root / name).mkdir(parents=True)
         units = anatomy.EXPRESSIONS[name].draw(rng)
-        pixels, _ = synthetic.face(anatomy.Identity.draw(rng), units, size=(96, 96))
+        pixels, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(96, 96))
         for k in range(each):
             lit = np.clip(pixels.astype(float) * (0.7 + 0.05 * k), 0, 255).astype(np.uint8)
             Image.fromarray(lit[:, ::-1] if k % 2 else lit).save(root / name / f"S{k:03}_001_{k:08}.png")
     return root
 
 
-def write_models(run: runs.Run, trunk: caffenet.Trunk) -> None:
+def write_models(run: config.Run, trunk: caffenet.Trunk) -> None:
     """What notebooks 03 and 05 leave, untrained: both transfers of a trunk, the second's conv3 changed."""
     torch.manual_seed(1)
-    weights.save_model(caffenet.AttributeNet(trunk, paper.ATTRIBUTES), run.checkpoint("celeba"))
+    store.save_model(caffenet.AttributeNet(trunk, paper.ATTRIBUTES), run.checkpoint("celeba"))
     second = caffenet.ExpressionNet(trunk, paper.EXPRESSIONS)
     with torch.no_grad():
         second.trunk.conv3.weight.mul_(-1)
         second.fc2.weight.mul_(30)
-    weights.save_model(second, run.checkpoint("ckplus_fig14"))
+    store.save_model(second, run.checkpoint("ckplus_fig14"))
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +65,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(folder) -> Studio:
+def studio(folder) -> Session:
     """A studio whose three models exist."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(runs, "OUTPUT", folder)
+    patch.setattr(config, "OUTPUT", folder)
     patch.setenv("DUALTL_CACHE", str(folder / "cache"))
-    run = runs.open_run("embedded", ckplus=str(write_faces(folder / "faces")))
-    write_models(run, materials.trunk(run))
-    yield Studio(run)
+    run = config.open_run("embedded", ckplus=str(write_faces(folder / "faces")))
+    write_models(run, pipeline.trunk(run))
+    yield Session(run)
     patch.undo()
 
 
@@ -79,13 +87,13 @@ STATES = {
 }
 
 
-def state_of(studio: Studio, name: str) -> State:
+def state_of(studio: Session, name: str) -> State:
     """One of STATES, with a map that speaks for its face where it is about some neurons of one map."""
     state = STATES[name]
     return replace(state, map=studio.strongest(state)[0]) if state.top and state.map else state
 
 
-def by_hand(studio: Studio, state: State) -> torch.Tensor:
+def by_hand(studio: Session, state: State) -> torch.Tensor:
     """The projection of a state by the library's public call, nothing kept."""
     image = torch.as_tensor(np.asarray(studio.data.images[int(studio.rows[state.face])]))[None].clone()
     for region in state.regions:
@@ -94,7 +102,7 @@ def by_hand(studio: Studio, state: State) -> torch.Tensor:
         x, y, width, height = state.box
         image[0, :, y : y + height, x : x + width] = 0
     name = MODELS[state.model]
-    trunk = materials.trunk(studio.run) if name is None else materials.model(studio.run, name).trunk
+    trunk = pipeline.trunk(studio.run) if name is None else pipeline.model(studio.run, name).trunk
     net = deconvnet.Deconvnet(trunk, variant=state.variant)
     if state.neuron:
         row, column = state.neuron
@@ -110,7 +118,7 @@ def test_picture_is_what_the_library_computes(studio, name):
     assert torch.equal(studio.projection(state), expected)
     shown = studio.projection_picture(state)
     assert shown.shape == (227, 227, 3) and shown.dtype == np.uint8
-    assert np.abs(shown / 255 - figures.luminous(expected)).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(shown / 255 - figures.to_display_range(expected)).max() <= 0.5 / 255 + 1e-6
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -133,13 +141,13 @@ def test_code_of_an_uploaded_face(studio, tmp_path, monkeypatch):
 def test_strip_holds_unseen_faces_of_every_expression(studio):
     assert set(studio.names[:8]) == set(studio.data.classes)
     with pytest.warns(UserWarning, match="fewer than the paper"):
-        (split,) = splits.random(studio.data, studio.run.seed)
+        (split,) = splits.random_split(studio.data, studio.run.seed)
     assert set(studio.rows) <= set(split.test.tolist())
 
 
 def test_feature_map_is_what_the_library_computes(studio):
     state = State(layer="conv2", map=5)
-    net = deconvnet.Deconvnet(materials.trunk(studio.run))
+    net = deconvnet.Deconvnet(pipeline.trunk(studio.run))
     assert torch.equal(studio.maps(state), net.feature_maps(studio.image(state), "conv2")[0])
     assert studio.map_picture(state).shape == (13, 13, 3)
 
@@ -163,7 +171,7 @@ def test_strongest_maps_and_neurons(studio):
 )
 def test_receptive_field_holds_all_that_a_neuron_sees(studio, layer, neuron):
     """The gradient of a neuron is 0 outside its receptive field, and reaches two opposite corners' neighbourhoods."""
-    trunk = studio.trunk(explorer_state.AS_LOADED)
+    trunk = studio.trunk(session.AS_LOADED)
     x = torch.full((1, 3, 227, 227), 1.0, requires_grad=True)
     linear = x
     for step in trunk.layers:  # every weight 1 and the mean in place of the maximum: all that is seen counts
@@ -176,15 +184,15 @@ def test_receptive_field_holds_all_that_a_neuron_sees(studio, layer, neuron):
     linear[0, 0, neuron[0] - 1, neuron[1] - 1].backward()
     rows, columns = x.grad[0].sum(0).nonzero().T
     found = (columns.min().item(), rows.min().item(), columns.max().item() + 1, rows.max().item() + 1)
-    assert explorer_state.receptive_field(trunk, layer, *neuron) == found
+    assert session.receptive_field(trunk, layer, *neuron) == found
 
 
 def test_receptive_fields_are_outlined(studio):
     state = State(layer="conv4", map=3, neuron=(5, 5))
     plain = figures.picture(studio.image(state)[0]).repeat(2, 0).repeat(2, 1)
     shown = studio.face_picture(state)
-    left, top, right, bottom = (2 * v for v in explorer_state.receptive_field(studio.trunk(state.model), "conv4", 5, 5))
-    yellow = (shown == explorer_state.YELLOW).all(2)
+    left, top, right, bottom = (2 * v for v in session.receptive_field(studio.trunk(state.model), "conv4", 5, 5))
+    yellow = (shown == session.YELLOW).all(2)
     rows, columns = yellow.nonzero()
     assert shown.shape == plain.shape
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (left, top, right, bottom)
@@ -192,7 +200,7 @@ def test_receptive_fields_are_outlined(studio):
 
 def test_probabilities(studio):
     state = State(face=2, regions=("mouth",))
-    model = materials.model(studio.run, "ckplus_fig14")
+    model = pipeline.model(studio.run, "ckplus_fig14")
     shown = studio.probabilities(state)
     assert tuple(shown) == model.classes
     with torch.no_grad():
@@ -204,12 +212,12 @@ def test_probabilities(studio):
 
 
 def test_where_covering_matters(studio):
-    state, count, side = State(face=1), len(explorer_state.PLACES), explorer_state.COVER
+    state, count, side = State(face=1), len(session.PLACES), session.COVER
     *_, (share, drops) = studio.sensitivity(state)
-    model = materials.model(studio.run, "ckplus_fig14")
+    model = pipeline.model(studio.run, "ckplus_fig14")
     target = model.classes.index(studio.names[1])
     assert share == 1 and drops.shape == (count, count)
-    image, (y, x) = studio.image(state), explorer_state.PLACES[[5, 3]]
+    image, (y, x) = studio.image(state), session.PLACES[[5, 3]]
     covered = image.clone()
     covered[:, :, y : y + side, x : x + side] = 0
     with torch.no_grad():
@@ -247,7 +255,7 @@ def test_every_drop_is_drawn_where_its_box_was(studio, monkeypatch):
     for k, box in enumerate(boxes):
         hot = np.zeros_like(drops)
         hot.flat[k] = 1
-        drawn = explorer_state.overlay(np.zeros((227, 227, 3), np.uint8), hot).sum(2)
+        drawn = session.overlay(np.zeros((227, 227, 3), np.uint8), hot).sum(2)
         row, column = middle(box).astype(int)
         assert drawn[row, column] > 0.9 * drawn.max() and not drawn[~box].any()
         if not (box[[0, -1]].any() or box[:, [0, -1]].any()):
@@ -257,7 +265,7 @@ def test_every_drop_is_drawn_where_its_box_was(studio, monkeypatch):
 @pytest.mark.parametrize("layer", ["conv1", "conv5"])
 def test_contact_sheet_shows_each_map_in_its_place(studio, layer):
     sheet = studio.contact_sheet(State(layer=layer, variant="gradient"))
-    maps, columns, side = LAYERS[layer], explorer_state.SHEET_COLUMNS, explorer_state.THUMB
+    maps, columns, side = LAYERS[layer], session.SHEET_COLUMNS, session.THUMB
     assert sheet.shape == (-(-maps // columns) * side, columns * side, 3)
     peaks = studio.maps(State(layer=layer)).amax((1, 2)) > 0
     tiles = sheet.reshape(-1, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)[:maps]
@@ -272,7 +280,7 @@ def test_saved_picture_carries_its_settings(studio):
     with Image.open(path) as saved:
         assert "synthetic faces" in saved.info["Description"] and saved.info["code"] == studio.code(state)
         pixels = np.asarray(saved)
-    assert explorer_state.settings(path) == state
+    assert session.settings(path) == state
     assert np.array_equal(pixels[:, 454:681], studio.projection_picture(state))
 
 
@@ -285,7 +293,7 @@ def test_another_picture_has_no_settings(tmp_path, text):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")  # of a file left open
         with pytest.raises(ValueError, match=r"other\.png: expected a picture .* found one without settings"):
-            explorer_state.settings(tmp_path / "other.png")
+            session.settings(tmp_path / "other.png")
         gc.collect()
     assert not heard
 
@@ -305,14 +313,14 @@ def test_upload_that_is_no_picture(content, word):
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8)).save(file, "PNG")
         content = file.getvalue()[:4000]
     with pytest.raises(Missing, match=word):
-        explorer_state.read_face(content, "me.png")
+        session.read_face(content, "me.png")
 
 
 def test_upload_of_too_many_pixels():
     file = io.BytesIO()
     Image.new("1", (10_000, 6_000)).save(file, "PNG")
     with pytest.raises(Missing, match="10000 x 6000"):
-        explorer_state.read_face(file.getvalue(), "big.png")
+        session.read_face(file.getvalue(), "big.png")
 
 
 @pytest.mark.parametrize("size", [(16, 20), (50, 400), (640, 490)])
@@ -321,7 +329,7 @@ def test_upload_of_too_many_pixels():
 def test_upload_of_any_size(size, kind, mode):
     file = io.BytesIO()
     Image.new(mode, size, 77).save(file, kind)
-    face = explorer_state.read_face(file.getvalue(), "me")
+    face = session.read_face(file.getvalue(), "me")
     assert face.pixels.shape == (3, 227, 227) and face.pixels.dtype == np.uint8
     assert face.note == "no face found"
 
@@ -330,20 +338,20 @@ def test_upload_of_a_face_in_a_larger_picture(studio):
     """It is found and cut out, and offered on the strip; of many the newest."""
     rng = np.random.default_rng(4)
     units = anatomy.EXPRESSIONS["happy"].draw(rng)
-    portrait, _ = synthetic.face(anatomy.Identity.draw(rng), units, size=(400, 400))
+    portrait, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(400, 400))
     picture = np.full((600, 900, 3), 128, np.uint8)
     picture[150:550, 450:850] = portrait
     file, own = io.BytesIO(), list(range(len(studio.rows)))
     Image.fromarray(picture).save(file, "PNG")
-    for _ in range(explorer_state.UPLOADS + 1):
+    for _ in range(session.UPLOADS + 1):
         face, note = studio.add_face(file.getvalue(), "me.png")
         assert note == ""
     x, y, side = crop.face_box(Image.fromarray(picture))
     assert min(x - 450, y - 150, 850 - x - side, 550 - y - side) > 0
     cut = crop.resize(Image.fromarray(picture), (x, y, side))
     assert np.array_equal(studio.faces[face].numpy(), cut)
-    assert studio.on_strip() == [*own, *range(face + 1 - explorer_state.UPLOADS, face + 1)]
-    assert studio.strip().shape[1] == explorer_state.THUMB * (len(own) + explorer_state.UPLOADS)
+    assert studio.on_strip() == [*own, *range(face + 1 - session.UPLOADS, face + 1)]
+    assert studio.strip().shape[1] == session.THUMB * (len(own) + session.UPLOADS)
 
 
 def test_a_silent_map_is_said_to_be(studio):
@@ -357,7 +365,7 @@ def test_state_is_moved_to_what_exists(studio):
     fit = studio.fitting
     assert fit(State(layer="conv5", map=384)).map == 256
     assert fit(State(layer="conv9")).layer == "conv1"
-    assert fit(State(map=-4, top=1000, face=-1)) == State(map=1, top=explorer_state.TOP, face=0)
+    assert fit(State(map=-4, top=1000, face=-1)) == State(map=1, top=session.TOP, face=0)
     assert fit(State(layer="conv5", top=50)).top == 36
     assert fit(State(layer="conv5", neuron=(7, 1))).neuron is None
     assert fit(State(layer="conv5", neuron=(6, 6))).neuron == (6, 6)
@@ -380,7 +388,7 @@ def test_it_opens_with_the_last_model_even_where_the_first_is_missing(studio, mo
 def test_a_few_deconvnets_are_kept(studio):
     made = [weakref.ref(studio.net(model, variant)) for variant in VARIANTS.values() for model in MODELS]
     gc.collect()
-    assert sum(ref() is not None for ref in made) == explorer_state.NETS
+    assert sum(ref() is not None for ref in made) == session.NETS
     assert studio.net(list(MODELS)[-1], list(VARIANTS.values())[-1]) is made[-1]()
 
 
@@ -539,7 +547,7 @@ def test_save_in_the_page(explorer):
     settled(explorer).save.click()
     saved = max((explorer.studio.run.path / "explorer").glob("*.png"), key=lambda p: p.stat().st_mtime_ns)
     assert saved.name in explorer.saved.value and "download" in explorer.saved.value
-    assert explorer_state.settings(saved) == explorer.state
+    assert session.settings(saved) == explorer.state
 
 
 def test_the_maps_beside_the_chosen_one_are_known_ahead(studio):
@@ -547,7 +555,7 @@ def test_the_maps_beside_the_chosen_one_are_known_ahead(studio):
     ahead = list(studio.expect(state))
     assert [s.map for s in ahead] == [6, 4]
     computed = studio._projected.cache_info().misses
-    fresh = Studio(studio.run)
+    fresh = Session(studio.run)
     for s in ahead:
         assert torch.equal(studio.projection(s), fresh.projection(s))
     assert studio._projected.cache_info().misses == computed
@@ -556,16 +564,16 @@ def test_the_maps_beside_the_chosen_one_are_known_ahead(studio):
 
 
 def test_without_trained_models_it_says_what_makes_them(studio, folder, monkeypatch):
-    monkeypatch.setattr(runs, "OUTPUT", folder / "nothing trained")
+    monkeypatch.setattr(config, "OUTPUT", folder / "nothing trained")
     explorer = Explorer(studio.run)
     same_as_library(explorer)
-    assert explorer.state.model == explorer_state.AS_LOADED
+    assert explorer.state.model == session.AS_LOADED
     assert "05_second_transfer" in explorer.bars.value
     explorer.other.value = "after the first transfer"
     assert "03_first_transfer" in settled(explorer).beside_word.value
     explorer.model.value = "after the second transfer"
     assert "make reproduce" in settled(explorer).message.value
-    assert explorer.state.model == explorer.model.value == explorer_state.AS_LOADED
+    assert explorer.state.model == explorer.model.value == session.AS_LOADED
 
 
 @pytest.mark.parametrize(

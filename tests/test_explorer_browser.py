@@ -21,9 +21,13 @@ import pytest
 from PIL import Image
 from test_explorer import write_faces, write_models
 
-from dualtl_lib import explorer_state, materials, occlusion, runs
-from dualtl_lib.explorer_state import State, Studio
-from dualtl_lib.faces import anatomy, synthetic
+from dualtl_lib import config, files
+from dualtl_lib.data import regions
+from dualtl_lib.experiment import pipeline
+from dualtl_lib.explorer import session
+from dualtl_lib.explorer.session import Session, State
+from dualtl_lib.synthetic import anatomy
+from dualtl_lib.synthetic import faces as synthetic_faces
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,7 +45,7 @@ class Site:
     """What the page shows, and the same computed here."""
 
     root: Path
-    studio: Studio
+    studio: Session
     environment: dict
 
     @property
@@ -54,11 +58,11 @@ def site(tmp_path_factory) -> Site:
     """Notebook 09 on a few faces with three models, in a folder of its own."""
     root = tmp_path_factory.mktemp("site")
     patch = pytest.MonkeyPatch()
-    patch.setattr(runs, "OUTPUT", root)
+    patch.setattr(config, "OUTPUT", root)
     patch.setenv("DUALTL_CACHE", str(root / "cache"))
     faces = write_faces(root / "faces")
-    run = runs.open_run("embedded", ckplus=str(faces))
-    write_models(run, materials.trunk(run))
+    run = config.open_run("embedded", ckplus=str(faces))
+    write_models(run, pipeline.trunk(run))
     write_notebook(root / "explorer.ipynb", faces=str(faces))
     write_notebook(root / "untrained.ipynb", faces=str(faces), seed=7)
     write_notebook(root / "wrong.ipynb", run="nobody")
@@ -68,19 +72,19 @@ def site(tmp_path_factory) -> Site:
     environment = os.environ | {
         "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
         "DUALTL_OUTPUT": str(root),
-        "PYTHONPATH": str(runs.HOME),
+        "PYTHONPATH": str(files.PROJECT),
         "JUPYTER_CONFIG_DIR": str(root / "config"),
-        "JUPYTER_CONFIG_PATH": str(runs.HOME / "config"),
+        "JUPYTER_CONFIG_PATH": str(files.PROJECT / "config"),
         "JUPYTER_RUNTIME_DIR": str(root / "runtime"),
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"),
     }
-    yield Site(root, Studio(run), environment)
+    yield Site(root, Session(run), environment)
     patch.undo()
 
 
 def write_notebook(path: Path, **parameters) -> None:
     """Notebook 09 with other parameters, not yet run."""
-    notebook = nbformat.read(runs.HOME / "notebooks" / "09_explorer.ipynb", 4)
+    notebook = nbformat.read(files.PROJECT / "notebooks" / "09_explorer.ipynb", 4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     for cell in notebook.cells:
@@ -287,8 +291,8 @@ def _move_everything(page, site: Site, state: State) -> State:
     state = replace(state, map=loudest)
     shows(page, site, state)
     for control, field, values in (
-        ("variant", "variant", explorer_state.VARIANTS),
-        ("model", "model", {name: name for name in explorer_state.MODELS}),
+        ("variant", "variant", session.VARIANTS),
+        ("model", "model", {name: name for name in session.MODELS}),
         ("other", "other", {"after the first transfer": "after the first transfer"}),
     ):
         for label, value in values.items():
@@ -315,7 +319,7 @@ def _move_everything(page, site: Site, state: State) -> State:
 
 def _cover(page, site: Site, state: State) -> State:
     """Each region, and a box."""
-    for name in occlusion.REGIONS:
+    for name in regions.REGIONS:
         region = page.get_by_role("button", name=name, exact=True)
         region.click()
         shows(page, site, replace(state, regions=(name,)))
@@ -341,7 +345,7 @@ def _upload(page, site: Site, state: State, tmp_path: Path) -> State:
     page.locator(".dualtl-message", has_text="broken.png is no picture").wait_for()
     rng = np.random.default_rng(4)
     units = anatomy.EXPRESSIONS["happy"].draw(rng)
-    portrait, _ = synthetic.face(anatomy.Identity.draw(rng), units, size=(400, 400))
+    portrait, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(400, 400))
     picture = np.full((600, 900, 3), 128, np.uint8)
     picture[150:550, 450:850] = portrait
     Image.fromarray(picture).save(tmp_path / "me.jpg")
@@ -373,7 +377,7 @@ def _click_and_save(page, site: Site, state: State) -> State:
     with page.expect_download() as download:
         page.get_by_role("link", name="download").click()
     (saved,) = site.saved
-    assert explorer_state.settings(saved) == explorer_state.settings(download.value.path()) == state
+    assert session.settings(saved) == session.settings(download.value.path()) == state
     return state
 
 
@@ -383,7 +387,7 @@ def _sheet_and_heat(page, site: Site, state: State) -> State:
     page.get_by_text("Largest drop").wait_for()
     *_, (_, drops) = site.studio.sensitivity(state)
     face = site.studio.image(state)[0].permute(1, 2, 0).numpy()
-    expect(page, ".dualtl-drops", explorer_state.overlay(face, drops))
+    expect(page, ".dualtl-drops", session.overlay(face, drops))
     page.get_by_role("button", name="Contact sheet").click()
     expect(page, ".dualtl-sheet img", site.studio.contact_sheet(state))
     page.locator(".dualtl-sheet button").nth(16).click()

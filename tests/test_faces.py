@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dualtl_lib import paper, runs
-from dualtl_lib.faces import CelebA, CKPlus, ckplus, crop, dataset
+from dualtl_lib import config, paper
+from dualtl_lib.data import ckplus, crop, dataset
+from dualtl_lib.data.celeba import CelebA
+from dualtl_lib.data.ckplus import CKPlus
 
 ATTRIBUTES = ("Smiling", "Big_Nose")
 LABELS = {1: (1, -1), 2: (-1, -1), 3: (1, 1), 4: (-1, 1)}
@@ -312,7 +314,7 @@ def test_the_real_truncated_list_loads_with_counted_warnings(data_root, monkeypa
     if not root.is_dir():
         pytest.skip("needs real faces: no folder celeba in DUALTL_DATA")
     monkeypatch.setattr(dataset.crop, "cut", lambda *_: crop.Cut(np.zeros((3, 227, 227), np.uint8), ""))
-    monkeypatch.setattr(runs, "reserve", lambda _: None)  # a file of holes: only the labels are looked at
+    monkeypatch.setattr(config, "reserve", lambda _: None)  # a file of holes: only the labels are looked at
     with pytest.warns(UserWarning) as told:
         faces = CelebA(root, "test")
     said = " ".join(str(w.message) for w in told)

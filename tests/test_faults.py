@@ -8,7 +8,7 @@ from typing import NamedTuple
 import nbformat
 import pytest
 
-from dualtl_lib import runs
+from dualtl_lib import files
 
 
 class Fault(NamedTuple):
@@ -69,7 +69,7 @@ def run_notebook(checkout, fault: Fault | None, notebook: str, cell: str) -> str
         text = path.read_text()
         assert text.count(fault.old) == 1, f"{fault.file} no longer has {fault.old!r} once"
         path.write_text(text.replace(fault.old, fault.new))
-    book = nbformat.read(runs.HOME / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    book = nbformat.read(files.PROJECT / "notebooks" / f"{notebook}.ipynb", as_version=4)
     checked = [i for i, c in enumerate(book.cells) if cell in c.source and "# NBVAL_CHECK_OUTPUT" in c.source]
     assert len(checked) == 1, f"{notebook} has no one checked cell with {cell!r}"
     for c in book.cells[: checked[0]]:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from dualtl_lib import evaluation, figures, paper, tables
-from dualtl_lib.deconvnet import Deconvnet
+from dualtl_lib import paper
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.report import figures, tables
+from dualtl_lib.visualize.deconvnet import Deconvnet
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def titles(fig) -> list[str]:
 
 def test_light_is_cut_at_zero_and_at_the_peak():
     projection = torch.tensor([-1.0, 0.0, 1.0, 4.0]).repeat(3, 1, 1)
-    assert figures.luminous(projection, peak=2.0)[0, :, 0].tolist() == [0, 0, 0.5, 1]
+    assert figures.to_display_range(projection, peak=2.0)[0, :, 0].tolist() == [0, 0, 0.5, 1]
     assert figures.brightest(torch.zeros(3, 2, 2)) == 1
     assert figures.brightest(projection) == pytest.approx(4, rel=0.01)
 
@@ -76,7 +78,9 @@ def test_covered_faces_share_the_scale_of_the_uncovered(shallow, images):
         "(c) cheeks, forehead covered", "(d) conv1, top 10 of each map",
     ]  # fmt: skip
     peak = figures.brightest(shown["none"])
-    assert np.array_equal(fig.axes[3].images[0].get_array(), figures.luminous(shown["cheeks and forehead"], peak))
+    assert np.array_equal(
+        fig.axes[3].images[0].get_array(), figures.to_display_range(shown["cheeks and forehead"], peak)
+    )
 
 
 @pytest.mark.parametrize("chosen", [{"conv1": 4}, {"conv1": 4, "conv2": 200}])

@@ -6,9 +6,12 @@ import pytest
 import torch
 from scipy import stats
 
-from dualtl_lib import measures, occlusion, paper, tables
-from dualtl_lib.caffenet import Layer, Preprocessing, Trunk
-from dualtl_lib.deconvnet import Deconvnet
+from dualtl_lib import paper
+from dualtl_lib.data import regions
+from dualtl_lib.models.caffenet import Layer, Preprocessing, Trunk
+from dualtl_lib.report import tables
+from dualtl_lib.visualize import measures
+from dualtl_lib.visualize.deconvnet import Deconvnet
 
 EDGES, ALONE, PARTS = measures.EDGES, measures.ALONE, measures.PARTS
 
@@ -38,7 +41,7 @@ def test_edges_are_where_brightness_changes():
 
 @pytest.mark.parametrize("size", [227, 64])
 def test_energy_in_a_region_is_told_by_its_share(size):
-    inside = occlusion.mask("mouth and eyes", size)
+    inside = regions.region_mask("mouth and eyes", size)
     even, within = torch.ones(1, 3, size, size), inside.float().expand(1, 3, size, size)
     assert measures.concentration(even) == pytest.approx(1, abs=1e-5)
     assert measures.concentration(within) == pytest.approx(1 / inside.float().mean().item(), rel=1e-5)

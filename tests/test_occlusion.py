@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dualtl_lib import occlusion, paper
-from dualtl_lib.faces import crop, synthetic
+from dualtl_lib import paper
+from dualtl_lib.data import crop, regions
+from dualtl_lib.evaluate import occlusion
+from dualtl_lib.synthetic import faces as synthetic_faces
 
 
 @pytest.fixture
@@ -16,13 +18,13 @@ def images() -> torch.Tensor:
 
 
 def test_regions_are_those_of_table_6():
-    assert set(occlusion.REGIONS) == set(paper.TABLE6) - {"none"}
+    assert set(regions.REGIONS) == set(paper.TABLE6) - {"none"}
 
 
-@pytest.mark.parametrize("region", occlusion.REGIONS)
-@pytest.mark.parametrize("layout", occlusion.LAYOUTS)
+@pytest.mark.parametrize("region", regions.REGIONS)
+@pytest.mark.parametrize("layout", regions.LAYOUTS)
 def test_cover_blackens_the_region_and_nothing_else(images, region, layout):
-    before, inside = images.clone(), occlusion.mask(region, layout=layout)
+    before, inside = images.clone(), regions.region_mask(region, layout=layout)
     covered = occlusion.cover(images, region, layout=layout)
     assert torch.equal(images, before) and covered.dtype == torch.uint8
     assert (covered[..., inside] == 0).all() and torch.equal(covered[..., ~inside], images[..., ~inside])
@@ -31,11 +33,11 @@ def test_cover_blackens_the_region_and_nothing_else(images, region, layout):
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_the_box_may_have_another_grey(images, value):
-    assert (occlusion.cover(images, "eyes", value)[..., occlusion.mask("eyes")] == value).all()
+    assert (occlusion.cover(images, "eyes", value)[..., regions.region_mask("eyes")] == value).all()
 
 
 def test_halves_are_halves_of_the_mouth():
-    mouth, left, bottom = (occlusion.mask(r) for r in ("mouth", "left half mouth", "bottom half mouth"))
+    mouth, left, bottom = (regions.region_mask(r) for r in ("mouth", "left half mouth", "bottom half mouth"))
     for half in (left, bottom):
         assert not (half & ~mouth).any()
         assert abs(half.sum() / mouth.sum() - 0.5) < 0.02
@@ -45,20 +47,20 @@ def test_halves_are_halves_of_the_mouth():
 
 
 def test_regions_do_not_overlap_and_mouth_and_eyes_is_both():
-    mouth, eyes, rest = (occlusion.mask(r) for r in ("mouth", "eyes", "cheeks and forehead"))
+    mouth, eyes, rest = (regions.region_mask(r) for r in ("mouth", "eyes", "cheeks and forehead"))
     assert not (mouth & eyes | mouth & rest | eyes & rest).any()
-    assert torch.equal(occlusion.mask("mouth and eyes"), mouth | eyes)
+    assert torch.equal(regions.region_mask("mouth and eyes"), mouth | eyes)
 
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory):
     """shares(region, part): the share of a part, as drawn in 117 synthetic views of 6 people, that a region covers."""
-    root = synthetic.write_ckplus(tmp_path_factory.mktemp("faces") / "ckplus", subjects=6, workers=1)
-    inside = {region: occlusion.mask(region).numpy() for region in occlusion.REGIONS}
+    root = synthetic_faces.write_ckplus(tmp_path_factory.mktemp("faces") / "ckplus", subjects=6, workers=1)
+    inside = {region: regions.region_mask(region).numpy() for region in regions.REGIONS}
     covered, whole = Counter(), Counter()
     for row in (root / "boxes.csv").read_text().splitlines()[1:]:
         file, (x, y, side) = row.split(",")[0], map(float, row.split(",")[1:])
-        drawn = synthetic.parts(root, file, crop.squared(x, y, side, side, (640, 490)))  # as CKPlus cuts it
+        drawn = synthetic_faces.parts(root, file, crop.squared(x, y, side, side, (640, 490)))  # as CKPlus cuts it
         for half in ("left", "right"):
             drawn[f"{half} eye and brow"] = drawn[f"{half}_eye"] | drawn[f"{half}_brow"]
         rows, columns = np.indices(drawn["mouth"].shape)
@@ -101,8 +103,8 @@ def test_halves_lie_on_their_side_of_the_mouth(shares):
 
 
 def test_a_known_box_moves_the_region():
-    inside = occlusion.mask("mouth", layout=(0.5, 0.25, 0.5)).nonzero().float() / 227
-    left, top, right, bottom = occlusion.boxes("mouth")[0]
+    inside = regions.region_mask("mouth", layout=(0.5, 0.25, 0.5)).nonzero().float() / 227
+    left, top, right, bottom = regions.region_boxes("mouth")[0]
     expected = torch.tensor([0.25 + top / 2, 0.5 + left / 2]), torch.tensor([0.25 + bottom / 2, 0.5 + right / 2])
     assert torch.allclose(inside.amin(0), expected[0], atol=0.01)
     assert torch.allclose(inside.amax(0), expected[1], atol=0.01)
@@ -112,7 +114,7 @@ def test_celebas_regions_lie_on_the_aligned_eyes_and_mouth():
     # The aligned release puts the eyes near (69, 111) and (108, 111) and the mouth's corners near (73, 152) and
     # (105, 152) of 178x218; its centre square begins at row 20.
     def covered(x: int, y: int, region: str) -> bool:
-        return bool(occlusion.mask(region, layout="celeba")[round((y - 20) / 178 * 227), round(x / 178 * 227)])
+        return bool(regions.region_mask(region, layout="celeba")[round((y - 20) / 178 * 227), round(x / 178 * 227)])
 
     assert covered(69, 111, "eyes") and covered(108, 111, "eyes")
     assert covered(73, 152, "mouth") and covered(105, 152, "mouth")

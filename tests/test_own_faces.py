@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dualtl_lib import materials, runs
+from dualtl_lib import config, files
+from dualtl_lib.experiment import pipeline
 
 SHORT = """
 recipe:
@@ -34,14 +35,14 @@ NOTEBOOKS = (
 def own(new_checkout):
     """A checkout with 120 faces beside it and README's config for them, in which these notebooks have run."""
     made = new_checkout()
-    faces, drawn = made.folder / "faces", materials.ckplus(runs.open_run("embedded"))
+    faces, drawn = made.folder / "faces", pipeline.ckplus(config.open_run("embedded"))
     for theirs, name in CLASSES.items():
         (faces / theirs).mkdir(parents=True)
         for i in drawn.of_class(name)[:40]:
             picture = Image.fromarray(np.array(drawn.images[i]).transpose(1, 2, 0))
             picture.save(faces / theirs / f"{drawn.people[i].lower()}-{i}.png")
-    (config,) = re.findall(r"```yaml\n(.*?)```", (runs.HOME / "README.md").read_text(), re.DOTALL)
-    (made.folder / "config" / "mine.yaml").write_text(config.replace("~/faces ", f"{faces} ") + SHORT)
+    (text,) = re.findall(r"```yaml\n(.*?)```", (files.PROJECT / "README.md").read_text(), re.DOTALL)
+    (made.folder / "config" / "mine.yaml").write_text(text.replace("~/faces ", f"{faces} ") + SHORT)
     for notebook in NOTEBOOKS:
         ran = made.run("papermill", "-p", "run", "mine", f"notebooks/{notebook}.ipynb", f"{notebook}.ipynb")
         assert ran.returncode == 0, ran.stderr[-3000:]

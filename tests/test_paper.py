@@ -3,7 +3,7 @@
 import pytest
 
 from dualtl_lib import paper
-from dualtl_lib.caffenet import CAFFENET
+from dualtl_lib.models.caffenet import CAFFENET
 
 MAPS = {layer.name: layer.maps for layer in CAFFENET}
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from dualtl_lib import caffenet, pretraining, procedural
+from dualtl_lib.models import caffenet
+from dualtl_lib.synthetic import pretraining, procedural
 
 
 def task(name):
@@ -221,7 +222,7 @@ def test_file_is_small_and_fits_a_caffenet(shipped):
 
 def test_file_says_how_it_was_made(shipped):
     facts = json.loads(pretraining.FILE.with_suffix(".json").read_text())
-    assert facts["command"] == "python -m dualtl_lib.pretraining"
+    assert facts["command"] == "python -m dualtl_lib.synthetic.pretraining"
     assert facts["seconds"] > 0 and facts["points"][-1][0] == facts["steps done"]
     first, last = facts["points"][0], facts["points"][-1]
     assert last[1] < first[1]  # the loss

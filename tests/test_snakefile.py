@@ -7,22 +7,23 @@ import sys
 
 import pytest
 
-from dualtl_lib import runs, sweep
+from dualtl_lib import config, files
+from dualtl_lib.experiment import sweep
 
-NOTEBOOKS = sorted(p.stem for p in (runs.HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted(p.stem for p in (files.PROJECT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def plan(*arguments: str) -> str:
     """What snakemake says it would do if nothing had been done yet."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--forceall", *arguments]
-    done = subprocess.run(command, cwd=runs.HOME, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=files.PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def line_of_readme(start: str) -> list[str]:
     """The words of a command that the README shows, its continued lines joined."""
-    text = (runs.HOME / "README.md").read_text().replace("\\\n", " ")
+    text = (files.PROJECT / "README.md").read_text().replace("\\\n", " ")
     (line,) = {found for found in re.findall(r"^snakemake .*$", text, re.MULTILINE) if start in found}
     return line.partition("#")[0].split()[1:]
 
@@ -38,7 +39,7 @@ def test_every_notebook_runs_once_and_another_seed_is_a_run_of_its_own():
 def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
     pytest.importorskip("snakemake_executor_plugin_slurm")
     said = plan(*line_of_readme("slurm"))
-    jobs = sweep.jobs(runs.open_run("ckplus48"))
+    jobs = sweep.jobs(config.open_run("ckplus48"))
     assert len(jobs) == 66 and all(f"output: runs/ckplus48/folds/{job}.json" in said for job in jobs)
     fold = said[said.index("rule fold:") :]
     resources = re.search(r"resources: (.*)", fold)[1]
@@ -48,19 +49,19 @@ def test_the_readmes_line_sends_a_sweep_to_slurm_with_resources():
 def test_the_readmes_line_needs_no_number_of_cores():
     pytest.importorskip("snakemake_executor_plugin_slurm")
     command = [sys.executable, "-m", "snakemake", *line_of_readme("slurm"), "--", "nothing"]  # a dry run has one core
-    done = subprocess.run(command, cwd=runs.HOME, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=files.PROJECT, capture_output=True, text=True)
     assert "No rule to produce nothing" in done.stdout + done.stderr
 
 
 def test_what_no_notebook_takes_is_refused():
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--config", "precision=bfloat16"]
-    done = subprocess.run(command, cwd=runs.HOME, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=files.PROJECT, capture_output=True, text=True)
     assert done.returncode and "precision belongs in a file in config/" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_notebook_takes_what_a_run_may_change(notebook):
-    cells = json.loads((runs.HOME / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    cells = json.loads((files.PROJECT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
     (parameters,) = ("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ()))
     assert all(f"\n{name} = None" in parameters for name in ("seed", "budget"))
 
@@ -71,8 +72,8 @@ def test_a_fold_is_trained_again_only_for_what_decides_its_result():
     assert len(inputs) == 16
     for _, needed, made in inputs:
         needed = set(needed.split(", "))
-        assert {"dualtl_lib/solver.py", "dualtl_lib/faces/splits.py", "config/embedded_folds.yaml"} <= needed
-        assert "dualtl_lib/data/embedded.safetensors" in needed
+        assert {"dualtl_lib/train/optimizer.py", "dualtl_lib/data/splits.py", "config/embedded_folds.yaml"} <= needed
+        assert "dualtl_lib/models/embedded.safetensors" in needed
         assert not any("explorer" in name or name.endswith(".ipynb") for name in needed)
         assert ("runs/embedded_folds/celeba.safetensors" in needed) == ("-dual-" in made)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dualtl_lib.faces import Faces, splits
+from dualtl_lib.data import splits
+from dualtl_lib.data.dataset import Faces
 
 CLASSES = ("neutral", "anger", "happy", "surprise")
 
@@ -35,7 +36,7 @@ def whole(faces: Faces, split: splits.Split) -> bool:
 
 def test_images_at_random_have_the_papers_sizes_and_every_class_its_share():
     faces = made()
-    (split,) = splits.random(faces, seed=3)
+    (split,) = splits.random_split(faces, seed=3)
     assert [len(part) for part in split] == [1400, 275, 200]  # section 4.3.1
     assert whole(faces, split)
     for part in split:
@@ -44,17 +45,19 @@ def test_images_at_random_have_the_papers_sizes_and_every_class_its_share():
 
 def test_a_smaller_set_gets_the_papers_shares_and_a_warning():
     with pytest.warns(UserWarning, match="300 images are fewer than the paper's 1875"):
-        (split,) = splits.random(made(300))
+        (split,) = splits.random_split(made(300))
     assert [len(part) for part in split] == [224, 44, 32]
 
 
 def test_sizes_as_fractions_and_numbers():
     faces = made(400)
-    assert [len(p) for p in splits.random(faces, test=0.25, validation=0.1)[0]] == [260, 40, 100]
-    assert [len(p) for p in splits.random(faces, test=50, validation=30)[0]] == [320, 30, 50]
+    assert [len(p) for p in splits.random_split(faces, test=0.25, validation=0.1)[0]] == [260, 40, 100]
+    assert [len(p) for p in splits.random_split(faces, test=50, validation=30)[0]] == [320, 30, 50]
 
 
-@pytest.mark.parametrize(("protocol", "groups"), [(splits.people, "people"), (splits.sequences, "sequences")])
+@pytest.mark.parametrize(
+    ("protocol", "groups"), [(splits.subject_independent, "people"), (splits.sequence_independent, "sequences")]
+)
 def test_groups_are_kept_apart_and_every_image_is_tested_once(protocol, groups):
     faces = made(900)
     found = protocol(faces, folds=5, seed=1)
@@ -70,7 +73,10 @@ def test_groups_are_kept_apart_and_every_image_is_tested_once(protocol, groups):
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
     faces = made(600)
-    for protocol in (lambda s: splits.random(faces, s, 0.1, 0.1), lambda s: splits.people(faces, 4, s)):
+    for protocol in (
+        lambda s: splits.random_split(faces, s, 0.1, 0.1),
+        lambda s: splits.subject_independent(faces, 4, s),
+    ):
         first, again, other = protocol(5), protocol(5), protocol(6)
         assert all(np.array_equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
         assert not np.array_equal(first[0].test, other[0].test)
@@ -94,30 +100,32 @@ def test_attributes_are_split_without_strata():
     targets = np.random.default_rng(0).integers(2, size=(n, 3))
     names = [f"p{i // 4}" for i in range(n)]
     faces = Faces(images, targets, ("a", "b", "c"), names, names, names)
-    assert whole(faces, splits.random(faces, test=0.2, validation=0.2)[0])
-    assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in splits.people(faces, folds=3))
+    assert whole(faces, splits.random_split(faces, test=0.2, validation=0.2)[0])
+    assert all(
+        splits.overlap(faces, s)["people on both sides"] == 0 for s in splits.subject_independent(faces, folds=3)
+    )
 
 
 def test_a_class_with_fewer_images_than_folds_is_named():
     faces = labelled([0] * 30 + [1] * 4, [f"p{i}" for i in range(34)])
     with pytest.raises(ValueError, match=r"at least 10 images.*anger has 4"):
-        splits.people(faces, folds=10)
+        splits.subject_independent(faces, folds=10)
     with pytest.raises(ValueError, match=r"at least 3 images.*anger has 2"):
-        splits.random(faces.subset(range(32)), test=4, validation=4)
+        splits.random_split(faces.subset(range(32)), test=4, validation=4)
 
 
 def test_a_class_missing_from_a_part_is_warned_of():
     faces = labelled([0] * 297 + [1] * 3, [f"p{i}" for i in range(300)])
     message = "class anger has 3 images: 3 to train, 0 to validate, 0 to test"
     with pytest.warns(UserWarning, match=message), pytest.warns(UserWarning, match="fewer than the paper's"):
-        splits.random(faces)
+        splits.random_split(faces)
 
 
 def test_a_test_that_leaves_too_few_of_a_class_is_an_error_of_our_own():
     faces, failed = labelled([0] * 20 + [1] * 4, [f"p{i}" for i in range(24)]), 0
     for seed in range(20):
         try:
-            (split,) = splits.random(faces, seed, test=15, validation=5)
+            (split,) = splits.random_split(faces, seed, test=15, validation=5)
         except ValueError as error:
             failed += 1
             assert "at least 2 images, one each to train and validate, besides the 15 that test=… takes" in str(error)
@@ -132,7 +140,7 @@ def test_few_images_a_class_give_a_larger_validation_part():
     classes, people = np.arange(72) % 8, [f"p{i % 24}" for i in range(72)]
     faces = labelled(classes, people)
     faces.classes = tuple("abcdefgh")
-    for split in splits.people(faces, folds=5):
+    for split in splits.subject_independent(faces, folds=5):
         assert whole(faces, split) and all(len(part) for part in split)
         assert splits.overlap(faces, split)["people on both sides"] == 0
 
@@ -140,14 +148,14 @@ def test_few_images_a_class_give_a_larger_validation_part():
 def test_too_few_people_to_learn_from_is_an_error_of_our_own():
     faces = labelled([0, 1] * 15, [f"p{i % 3}" for i in range(30)])
     with pytest.raises(ValueError, match="3 people cannot be kept apart in 2 folds: one leaves 1 people"):
-        splits.people(faces, folds=2)
+        splits.subject_independent(faces, folds=2)
 
 
 @pytest.mark.parametrize("folds", [2, 5])
 def test_a_class_of_few_people_is_warned_of_with_what_lacks_it(folds):
     faces = labelled([0] * 30 + [1] * 12, [f"p{i}" for i in range(30)] + ["q1"] * 6 + ["q2"] * 6)
     with pytest.warns(UserWarning, match="anger has 2 people") as said:
-        found = splits.people(faces, folds=folds)
+        found = splits.subject_independent(faces, folds=folds)
     without = [sum((faces.targets[part] == 0).all().item() for part in parts) for parts in zip(*found, strict=True)]
     train, validate, test = without
     assert f"of {folds} folds {train} train, {validate} validate and {test} test without it" in str(said[0].message)
@@ -157,7 +165,7 @@ def test_a_class_of_few_people_is_warned_of_with_what_lacks_it(folds):
 
 def test_people_who_show_one_class_only_are_kept_apart_all_the_same():
     faces = labelled(np.repeat([0, 1, 2, 3], 20), np.repeat([f"p{i}" for i in range(40)], 2))
-    found = splits.people(faces, folds=5)
+    found = splits.subject_independent(faces, folds=5)
     assert all(len(np.unique(faces.targets[s.test])) == 4 for s in found)
     assert all(splits.overlap(faces, s)["people on both sides"] == 0 for s in found)
 
@@ -166,16 +174,16 @@ def test_people_who_show_one_class_only_are_kept_apart_all_the_same():
 def test_fewer_people_than_folds_is_an_error(people):
     faces = labelled([0, 1] * 15, [f"p{i % people}" for i in range(30)])
     with pytest.raises(ValueError, match=f"{people} people cannot be kept apart in 5 folds"):
-        splits.people(faces, folds=5)
+        splits.subject_independent(faces, folds=5)
 
 
 @pytest.mark.parametrize(("test", "validation"), [(300, 200), (2, 50), (0, 10), (0.9, 0.2), (-5, 10)])
 def test_impossible_sizes_are_an_error(test, validation):
     with pytest.raises(ValueError, match="cannot give"):
-        splits.random(made(400), test=test, validation=validation)
+        splits.random_split(made(400), test=test, validation=validation)
 
 
 @pytest.mark.parametrize("settings", [dict(folds=1), dict(validation=0), dict(validation=0.9)])
 def test_impossible_folds_are_an_error(settings):
     with pytest.raises(ValueError, match="folds is 2 or more"):
-        splits.people(made(200), **settings)
+        splits.subject_independent(made(200), **settings)

@@ -9,18 +9,23 @@ import pandas as pd
 import pytest
 from safetensors.torch import save_file
 
-from dualtl_lib import evaluation, folds, materials, paper, precision, runs, sweep, tables, training, weights
-from dualtl_lib.__main__ import main
-from dualtl_lib.faces import synthetic
-from dualtl_lib.sweep import Job
+from dualtl_lib import config, paper
+from dualtl_lib.cli import main
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.experiment import folds, pipeline, sweep
+from dualtl_lib.experiment.sweep import Job
+from dualtl_lib.models import precision, store
+from dualtl_lib.report import tables
+from dualtl_lib.synthetic import faces as synthetic_faces
+from dualtl_lib.train import training
 
 LISTS = dict(protocol=["random", "people"], classes=["all", "peaks"], start=["single", "dual"], seed=[0, 4], folds=3)
 
 
 def run_with(tmp_path, monkeypatch, **changes):
-    monkeypatch.setattr(runs, "OUTPUT", tmp_path)
+    monkeypatch.setattr(config, "OUTPUT", tmp_path)
     monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
-    return dataclasses.replace(runs.open_run("embedded"), **changes)
+    return dataclasses.replace(config.open_run("embedded"), **changes)
 
 
 def test_a_sweep_is_every_combination_once(tmp_path, monkeypatch):
@@ -58,19 +63,19 @@ def test_a_wrong_sweep_is_refused(tmp_path, monkeypatch, change):
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A run of few faces, and trainings of two iterations."""
-    synthetic.write_ckplus(tmp_path / "faces", subjects=5, seed=1, workers=1)
+    synthetic_faces.write_ckplus(tmp_path / "faces", subjects=5, seed=1, workers=1)
     run = run_with(tmp_path, monkeypatch, ckplus=str(tmp_path / "faces"), sweep=LISTS | {"folds": 2})
-    short = dataclasses.replace(materials.training.CKPLUS, batch=4, max_iter=2)
-    monkeypatch.setattr(materials, "recipe", lambda run, step: short)
-    model = materials.attribute_net(materials.trunk(run), run)
-    weights.save_model(model, run.checkpoint("celeba"))
+    short = dataclasses.replace(pipeline.training.CKPLUS, batch=4, max_iter=2)
+    monkeypatch.setattr(pipeline, "recipe", lambda run, step: short)
+    model = pipeline.attribute_net(pipeline.trunk(run), run)
+    store.save_model(model, run.checkpoint("celeba"))
 
     return run
 
 
 def test_a_job_writes_what_was_said_of_its_test_images(small):
     job = Job("people", "peaks", "dual", 0, 2)
-    found = json.loads(folds.do(small, job).read_text())
+    found = json.loads(folds.run_fold(small, job).read_text())
     data, split = folds.parts(small, job)
     assert "neutral" not in data.classes and set(found["people"]).isdisjoint(data.people[split.train])
     assert found["test"] == split.test.tolist() and found["truth"] == data.targets[split.test].tolist()
@@ -87,9 +92,9 @@ def test_what_is_written_is_the_precision_that_was_trained_in(small, monkeypatch
     job, small = Job("random", "all", "single", 0, 1), dataclasses.replace(small, precision="auto")
     data, split = folds.parts(small, job)
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
-    folds._trained(small, job, materials.trunk(small), data.subset(split.train), data.subset(split.test), 14)
-    net, recipe = materials.expression_net(materials.trunk(small), data, small), materials.recipe(small, "ckplus")
-    materials.train(small, "ckplus_fig14", net, data, None, recipe)
+    folds._trained(small, job, pipeline.trunk(small), data.subset(split.train), data.subset(split.test), 14)
+    net, recipe = pipeline.expression_net(pipeline.trunk(small), data, small), pipeline.recipe(small, "ckplus")
+    pipeline.train(small, "ckplus_fig14", net, data, None, recipe)
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
     asked, fit = [], training.fit
 
@@ -99,11 +104,11 @@ def test_what_is_written_is_the_precision_that_was_trained_in(small, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "fit", noted)
-        assert json.loads(folds.do(small, job).read_text())["precision"] == "float32"
+        assert json.loads(folds.run_fold(small, job).read_text())["precision"] == "float32"
     assert asked == ["float32", "float32"]  # Fig. 18's too, which nobody had begun
-    net = materials.expression_net(materials.trunk(small), data, small)
-    materials.train(small, "ckplus_fig14", net, data, None, recipe)
-    assert weights.metadata(small.checkpoint("ckplus_fig14"))["precision"] == "float32"
+    net = pipeline.expression_net(pipeline.trunk(small), data, small)
+    pipeline.train(small, "ckplus_fig14", net, data, None, recipe)
+    assert store.read_metadata(small.checkpoint("ckplus_fig14"))["precision"] == "float32"
 
 
 def written(run, job, right, people, first=0, recipes="quick"):
@@ -132,9 +137,9 @@ def test_folds_are_pooled_and_compared_in_pairs(tmp_path, monkeypatch):
         with pytest.raises(
             FileNotFoundError, match=rf"lacks {5 - 2 * fold} of 4 folds.*dualtl_lib fold embedded people-all"
         ):
-            folds.answers(run)
+            folds.collect_folds(run)
         written(run, Job("people", "all", "dual", 0, fold), np.arange(10) < 9, [p + str(fold) for p in people])
-    found = folds.answers(run)
+    found = folds.collect_folds(run)
     table = folds.table5(found).set_index(["model", "start"])
     dual, single = table.loc[tables.FIG14, "dual"], table.loc[tables.FIG14, "single"]
     assert (dual.accuracy, dual.n) == (0.9, 20) and (single.accuracy, single.n) == (0.2, 20)
@@ -154,7 +159,7 @@ def test_what_is_done_is_pooled_and_compared_where_both_starts_were_asked(tmp_pa
         right = np.arange(first, first + 10) < (12 if job.start == "dual" else 3)
         written(run, job, right, [f"{i} of {job.fold}" for i in range(10)], first)
     assert folds.done(run) == jobs
-    table = folds.table5(folds.answers(run, folds.done(run))).set_index(["model", "start"]).loc[tables.FIG18]
+    table = folds.table5(folds.collect_folds(run, folds.done(run))).set_index(["model", "start"]).loc[tables.FIG18]
     assert table.n.to_dict() == {"dual": 20, "random": 10, "single": 10}
     assert table.accuracy.to_dict() == {"dual": 0.6, "random": 0.0, "single": 0.3}
     assert table.loc["single", "dual against it, p"] == pytest.approx(2 * 0.5**7)  # of fold 1 alone
@@ -166,7 +171,7 @@ def test_every_seed_is_pooled_by_itself(tmp_path, monkeypatch):
     run = run_with(tmp_path, monkeypatch, sweep=lists)
     for seed in (0, 7):
         written(run, Job("random", "all", "dual", seed, 1), np.arange(10) < 9 - seed, ["a"] * 10)
-    found = folds.answers(run)
+    found = folds.collect_folds(run)
     table = folds.table5(found)
     assert table[table.model == tables.FIG14][["seed", "accuracy", "n"]].values.tolist() == [[0, 0.9, 10], [7, 0.2, 10]]
     assert list(folds.table6(found).columns[2:]) == ["images at random, seed 0", "images at random, seed 7"]
@@ -178,59 +183,59 @@ def test_folds_of_different_settings_are_not_pooled(tmp_path, monkeypatch):
     for job, recipes in zip(sweep.jobs(run), ("quick", "paper"), strict=True):
         written(run, job, np.arange(10) < 9, ["a"] * 10, recipes=recipes)
     with pytest.raises(ValueError, match=r"single-seed0-fold1.json and .*other settings.*quick.*paper.*do them again"):
-        folds.answers(run)
+        folds.collect_folds(run)
 
 
 def test_a_fold_of_another_split_is_not_pooled_but_done_again(small):
     job = Job("people", "peaks", "single", 0, 1)
-    before = json.loads(folds.do(small, job).read_text())
+    before = json.loads(folds.run_fold(small, job).read_text())
     three = dataclasses.replace(small, sweep=small.sweep | {"folds": 3})
     with pytest.raises(ValueError, match=r"fold1.json: expected a fold of .*'folds': 3.*found .*'folds': 2"):
-        folds.answers(three, [job])
-    again = json.loads(folds.do(three, job).read_text())
-    assert len(again["test"]) < len(before["test"]) and len(folds.answers(three, [job])) == 2 * len(again["test"])
+        folds.collect_folds(three, [job])
+    again = json.loads(folds.run_fold(three, job).read_text())
+    assert len(again["test"]) < len(before["test"]) and len(folds.collect_folds(three, [job])) == 2 * len(again["test"])
 
 
 def test_a_fold_older_than_a_setting_was_made_with_its_default(small):
     job = Job("people", "peaks", "single", 0, 1)
-    path = folds.do(small, job)
+    path = folds.run_fold(small, job)
     content = json.loads(path.read_text())
     assert content["made of"].pop("peak_frames") == 5
     path.write_text(json.dumps(content))
-    assert len(folds.answers(small, [job])) == 2 * len(content["test"])
+    assert len(folds.collect_folds(small, [job])) == 2 * len(content["test"])
     with pytest.raises(ValueError, match="'peak_frames': 4"):
-        folds.answers(dataclasses.replace(small, peak_frames=4), [job])
+        folds.collect_folds(dataclasses.replace(small, peak_frames=4), [job])
 
 
 def test_a_fold_of_another_recipe_is_not_pooled_but_done_again(small):
     job = Job("random", "peaks", "single", 0, 1)
-    folds.do(small, job)
+    folds.run_fold(small, job)
     other = dataclasses.replace(small, recipe={"heads": {"batch": 5}})
     with pytest.raises(ValueError, match=r"fold1.json: expected a fold of .*'recipe'.*found"):
-        folds.answers(other, [job])
-    folds.do(other, job)
-    assert len(folds.answers(other, [job])) == 2 * len(json.loads(sweep.path(other, job).read_text())["test"])
+        folds.collect_folds(other, [job])
+    folds.run_fold(other, job)
+    assert len(folds.collect_folds(other, [job])) == 2 * len(json.loads(sweep.path(other, job).read_text())["test"])
 
 
 def test_only_a_job_of_the_sweep_is_done(small):
     for name in ("people-peaks-dual-seed0-fold3", "people-peaks-dual-seed0-fold0", "random-all-random-seed0-fold1"):
         with pytest.raises(ValueError, match=rf"no job {name}; its sweep has random-all-single-seed0-fold1"):
-            folds.do(small, sweep.parse(name))
+            folds.run_fold(small, sweep.parse(name))
 
 
 def test_a_state_of_another_training_does_not_stop_a_fold(small, capsys):
     job = Job("random", "peaks", "single", 0, 1)
     state = sweep.path(small, job).parent / f"{job}-fig14.safetensors"
-    data = materials.ckplus(small)
-    other = materials.expression_net(materials.trunk(small), data, small, seed=3)
-    materials.fit(other, data, materials.recipe(small, "ckplus"), checkpoint=state, seed=3)
-    assert folds.do(small, job).exists() and "training anew" in capsys.readouterr().out
+    data = pipeline.ckplus(small)
+    other = pipeline.expression_net(pipeline.trunk(small), data, small, seed=3)
+    pipeline.fit(other, data, pipeline.recipe(small, "ckplus"), checkpoint=state, seed=3)
+    assert folds.run_fold(small, job).exists() and "training anew" in capsys.readouterr().out
 
 
 def test_the_command_line_prints_what_is_done(tmp_path, monkeypatch, capsys):
     lists = dict(protocol=["people"], classes=["all"], start=["dual"], seed=[0], folds=3)
     run = run_with(tmp_path, monkeypatch, sweep=lists)
-    monkeypatch.setattr(runs, "open_run", lambda *_, **__: run)
+    monkeypatch.setattr(config, "open_run", lambda *_, **__: run)
     assert main(["folds", run.name]) == 0
     assert capsys.readouterr() == ("", "0 of the 3 jobs of run embedded are done\n")
     written(run, Job("people", "all", "dual", 0, 2), np.arange(10) < 9, ["a"] * 10)
@@ -273,6 +278,6 @@ def test_the_command_line_says_what_is_wrong(capsys):
 
 def test_pretraining_has_options_of_its_own(monkeypatch):
     given = []
-    monkeypatch.setattr("dualtl_lib.pretraining.main", given.append)
+    monkeypatch.setattr("dualtl_lib.synthetic.pretraining.main", given.append)
     assert main(["pretrain", "--resume", "--out", "x"]) == 0
     assert given == [["--resume", "--out", "x"]]

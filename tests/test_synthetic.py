@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from dualtl_lib import paper
-from dualtl_lib.faces import crop, portrait, synthetic
-from dualtl_lib.faces.anatomy import LEFT, RIGHT, Features, draw_attributes
-from dualtl_lib.faces.synthetic import EXPRESSIONS, Identity, View, ckplus_plan, face
+from dualtl_lib.data import crop
+from dualtl_lib.synthetic import faces as synthetic_faces
+from dualtl_lib.synthetic import portrait
+from dualtl_lib.synthetic.anatomy import LEFT, RIGHT, Features, draw_attributes
+from dualtl_lib.synthetic.faces import EXPRESSIONS, Identity, View, ckplus_plan, face
 
 NEUTRAL = dict.fromkeys(paper.ATTRIBUTES, 0.0)
 REGIONS = {  # which parts an attribute is drawn in or around
@@ -43,12 +45,12 @@ def digests(root):
 
 @pytest.fixture(scope="module")
 def celeba(tmp_path_factory):
-    return synthetic.write_celeba(tmp_path_factory.mktemp("faces") / "celeba", people=10, images=24, workers=1)
+    return synthetic_faces.write_celeba(tmp_path_factory.mktemp("faces") / "celeba", people=10, images=24, workers=1)
 
 
 @pytest.fixture(scope="module")
 def ckplus(tmp_path_factory):
-    return synthetic.write_ckplus(tmp_path_factory.mktemp("faces") / "ckplus", subjects=2, workers=1)
+    return synthetic_faces.write_ckplus(tmp_path_factory.mktemp("faces") / "ckplus", subjects=2, workers=1)
 
 
 @pytest.fixture
@@ -98,7 +100,9 @@ def test_celeba_partitions_keep_people_apart(celeba):
 def test_celeba_labels_follow_the_drawing():
     rng = np.random.default_rng(3)
     someone, attributes = person(), draw_attributes(rng)
-    labels = dict(zip(synthetic.CELEBA_ATTRIBUTES, synthetic.celeba_labels(someone, attributes), strict=True))
+    labels = dict(
+        zip(synthetic_faces.CELEBA_ATTRIBUTES, synthetic_faces.celeba_labels(someone, attributes), strict=True)
+    )
     for name in paper.ATTRIBUTES:
         assert labels[name] == (attributes[name] > 0.5)
     assert labels["Male"] == someone.male
@@ -106,7 +110,7 @@ def test_celeba_labels_follow_the_drawing():
 
 
 def test_celeba_pictures_show_what_their_labels_say(drawn, tmp_path):
-    root = synthetic.write_celeba(tmp_path / "celeba", people=10, images=24, workers=1)
+    root = synthetic_faces.write_celeba(tmp_path / "celeba", people=10, images=24, workers=1)
     lines = (root / "list_attr_celeba.txt").read_text().splitlines()
     owner = dict(line.split() for line in (root / "identity_CelebA.txt").read_text().splitlines())
     people = {}
@@ -149,7 +153,7 @@ def test_ckplus_plan_has_the_official_counts():
     plan = ckplus_plan(123, seed=0)
     shown = [emotion for emotions in plan for emotion in emotions]
     assert len(shown) == 327
-    assert {e: shown.count(e) for e in set(shown)} == synthetic.CKPLUS_COUNTS
+    assert {e: shown.count(e) for e in set(shown)} == synthetic_faces.CKPLUS_COUNTS
     assert all(1 <= len(emotions) == len(set(emotions)) <= 6 for emotions in plan)
 
 
@@ -162,7 +166,7 @@ def test_sequences_go_from_neutral_to_peak(ckplus):
 
 
 def test_sequences_show_the_labelled_emotion_from_a_neutral_frame_on(drawn, tmp_path):
-    root = synthetic.write_ckplus(tmp_path / "ckplus", subjects=2, workers=1)
+    root = synthetic_faces.write_ckplus(tmp_path / "ckplus", subjects=2, workers=1)
     # CK+'s own codes, as its label files have them
     codes = {1: "anger", 2: "contempt", 3: "disgust", 4: "fear", 5: "happy", 6: "sadness", 7: "surprise"}
     subjects = {}
@@ -208,16 +212,16 @@ def test_boxes_and_masks_of_every_picture(layout, request):
     file = lines[-1].split(",")[0]
     with Image.open(root / file) as picture:
         size = picture.size[::-1]
-    x, y, side = box = synthetic.box(root, file)
-    masks = synthetic.parts(root, file)
-    assert set(masks) == set(synthetic.PARTS)
+    x, y, side = box = synthetic_faces.box(root, file)
+    masks = synthetic_faces.parts(root, file)
+    assert set(masks) == set(synthetic_faces.PARTS)
     for mask in masks.values():
         assert mask.shape == size
         assert mask.any()
     rows, columns = np.nonzero(masks["left_eye"] | masks["mouth"])
     assert x < columns.min() and columns.max() < x + side
     assert y < rows.min() and rows.max() < y + side
-    cut = synthetic.parts(root, file, box)
+    cut = synthetic_faces.parts(root, file, box)
     assert cut["nose"].shape == (227, 227)
     assert abs(np.nonzero(cut["nose"])[1].mean() - 113) < 30
     with Image.open((root / "parts" / file).with_suffix(".png")) as index:
@@ -226,23 +230,23 @@ def test_boxes_and_masks_of_every_picture(layout, request):
 
 def test_masks_of_pictures_without_them_are_asked_for(celeba):
     with pytest.raises(FileNotFoundError, match="no part masks"):
-        synthetic.parts(celeba, "img_align_celeba/999999.jpg")
+        synthetic_faces.parts(celeba, "img_align_celeba/999999.jpg")
 
 
 def test_same_seed_same_bytes_whatever_the_workers(celeba, tmp_path):
-    again = synthetic.write_celeba(tmp_path / "celeba", people=10, images=24, workers=2)
+    again = synthetic_faces.write_celeba(tmp_path / "celeba", people=10, images=24, workers=2)
     assert digests(again) == digests(celeba)
-    other = synthetic.write_celeba(tmp_path / "other", people=10, images=24, seed=1, workers=1)
+    other = synthetic_faces.write_celeba(tmp_path / "other", people=10, images=24, seed=1, workers=1)
     assert digests(other)["img_align_celeba/000001.jpg"] != digests(celeba)["img_align_celeba/000001.jpg"]
 
 
 def test_a_complete_folder_is_left_alone_and_a_foreign_one_refused(celeba, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in celeba.rglob("*")}
-    synthetic.write_celeba(celeba, people=10, images=24, workers=1)
+    synthetic_faces.write_celeba(celeba, people=10, images=24, workers=1)
     assert {p: p.stat().st_mtime_ns for p in celeba.rglob("*")} == before
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not synthetic faces"):
-        synthetic.write_celeba(tmp_path, people=10, images=24)
+        synthetic_faces.write_celeba(tmp_path, people=10, images=24)
     assert (tmp_path / "mine.txt").exists()
 
 
@@ -250,40 +254,40 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_boxes", fails)
+    monkeypatch.setattr(synthetic_faces, "_write_boxes", fails)
     with pytest.raises(OSError, match="disk full"):
-        synthetic.write_celeba(tmp_path / "celeba", people=3, images=3, workers=1)
+        synthetic_faces.write_celeba(tmp_path / "celeba", people=3, images=3, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("old", [False, True])
 def test_the_set_that_another_process_finished_first_is_kept(old, tmp_path, monkeypatch):
-    root, write_boxes, held = tmp_path / "celeba", synthetic._write_boxes, []
+    root, write_boxes, held = tmp_path / "celeba", synthetic_faces._write_boxes, []
 
     def slowly(folder, boxes):
-        monkeypatch.setattr(synthetic, "_write_boxes", write_boxes)
-        synthetic.write_celeba(root, people=3, images=3, workers=1)  # the other process
+        monkeypatch.setattr(synthetic_faces, "_write_boxes", write_boxes)
+        synthetic_faces.write_celeba(root, people=3, images=3, workers=1)  # the other process
         held.append(os.stat(root).st_ino)
         write_boxes(folder, boxes)
 
     if old:
-        synthetic.write_celeba(root, people=3, images=4, workers=1)
-    monkeypatch.setattr(synthetic, "_write_boxes", slowly)
-    synthetic.write_celeba(root, people=3, images=3, workers=1)
+        synthetic_faces.write_celeba(root, people=3, images=4, workers=1)
+    monkeypatch.setattr(synthetic_faces, "_write_boxes", slowly)
+    synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
     assert held == [os.stat(root).st_ino]
     assert list(tmp_path.iterdir()) == [root]
 
 
 def test_another_set_is_moved_aside_before_it_is_deleted(tmp_path, monkeypatch):
-    root = synthetic.write_celeba(tmp_path / "celeba", people=3, images=4, workers=1)
+    root = synthetic_faces.write_celeba(tmp_path / "celeba", people=3, images=4, workers=1)
     before, rename, seen = digests(root), os.rename, []
 
     def spy(source, target):
         rename(source, target)
-        seen.append([digests(stamp.parent) for stamp in tmp_path.rglob(synthetic.STAMP)])
+        seen.append([digests(stamp.parent) for stamp in tmp_path.rglob(synthetic_faces.STAMP)])
 
     monkeypatch.setattr(os, "rename", spy)
-    synthetic.write_celeba(root, people=3, images=3, workers=1)
+    synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
     assert digests(root) != before
     assert all(before in sets and len(sets) == 2 for sets in seen)
     assert digests(root) in seen[-1]
@@ -291,16 +295,16 @@ def test_another_set_is_moved_aside_before_it_is_deleted(tmp_path, monkeypatch):
 
 
 def test_files_that_came_while_writing_are_not_deleted(tmp_path, monkeypatch):
-    root, write_boxes = tmp_path / "celeba", synthetic._write_boxes
+    root, write_boxes = tmp_path / "celeba", synthetic_faces._write_boxes
 
     def slowly(folder, boxes):
         root.mkdir()
         (root / "mine.txt").write_text("mine")
         write_boxes(folder, boxes)
 
-    monkeypatch.setattr(synthetic, "_write_boxes", slowly)
+    monkeypatch.setattr(synthetic_faces, "_write_boxes", slowly)
     with pytest.raises(FileExistsError, match="not synthetic faces"):
-        synthetic.write_celeba(root, people=3, images=3, workers=1)
+        synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["celeba", "mine.txt"]
 
 
@@ -308,7 +312,7 @@ def test_systems_without_processor_affinity_write_too(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS and Windows
     for cores in (1, 2, None):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
-        root = synthetic.write_celeba(tmp_path / str(cores), people=3, images=3)
+        root = synthetic_faces.write_celeba(tmp_path / str(cores), people=3, images=3)
         assert len(list(root.glob("img_align_celeba/*.jpg"))) == 3
 
 
@@ -320,7 +324,7 @@ def test_an_attribute_changes_its_own_region(attribute):
         without, parts_without = face(someone, {}, NEUTRAL)
         with_it, parts_with = face(someone, {}, NEUTRAL | {attribute: 1.0})
         change = np.abs(with_it.astype(float) - without).mean(2)
-        names = [name for name in synthetic.PARTS if name != "face"]
+        names = [name for name in synthetic_faces.PARTS if name != "face"]
         density = {name: change[parts_without[name] | parts_with[name]].mean() for name in names}
         assert (change > 8).sum() > 60  # pixels of 227x227
         assert max(density, key=density.get) in REGIONS[attribute], density
@@ -396,6 +400,6 @@ def test_123_people_are_distinct():
 
 def test_it_can_be_said_what_is_wrong_with_the_settings(tmp_path):
     with pytest.raises(ValueError, match="people=5, images=4"):
-        synthetic.write_celeba(tmp_path / "celeba", people=5, images=4)
+        synthetic_faces.write_celeba(tmp_path / "celeba", people=5, images=4)
     with pytest.raises(ValueError, match="subjects=1"):
-        synthetic.write_ckplus(tmp_path / "ckplus", subjects=1)
+        synthetic_faces.write_ckplus(tmp_path / "ckplus", subjects=1)

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dualtl_lib import materials, runs
-from dualtl_lib.__main__ import main
-from dualtl_lib.checkpoint import metadata
-from dualtl_lib.faces import synthetic
+from dualtl_lib import config
+from dualtl_lib.cli import main
+from dualtl_lib.experiment import pipeline
+from dualtl_lib.synthetic import faces as synthetic_faces
+from dualtl_lib.train.checkpoint import metadata
 
 SHORT = dict(max_iter=2, batch=4)
 
@@ -24,28 +25,28 @@ SHORT = dict(max_iter=2, batch=4)
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with a config of its own, "tiny", beside a copy of the library."""
-    synthetic.write_celeba(tmp_path / "celeba", people=20, images=60, seed=1, workers=1)
-    synthetic.write_ckplus(tmp_path / "ckplus", subjects=5, seed=1, workers=1)
+    synthetic_faces.write_celeba(tmp_path / "celeba", people=20, images=60, seed=1, workers=1)
+    synthetic_faces.write_ckplus(tmp_path / "ckplus", subjects=5, seed=1, workers=1)
     folders = {step: str(tmp_path / step) for step in ("celeba", "ckplus")}
     recipe = {"celeba": SHORT, "ckplus": SHORT | {"heads_first": SHORT}, "heads": SHORT}
     settings = dict(title="t", weights="embedded", budget="quick", seed=0, recipe=recipe, **folders)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "tiny.yaml").write_text(json.dumps(settings))
     monkeypatch.setenv("DUALTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(runs, "HOME", tmp_path)
-    monkeypatch.setattr(runs, "OUTPUT", tmp_path)
+    monkeypatch.setattr(config, "HOME", tmp_path)
+    monkeypatch.setattr(config, "OUTPUT", tmp_path)
     return tmp_path
 
 
 def trained_for(run, model):
     """How many iterations the kept state of a model has, after checking that the model is there."""
-    materials.model(run, model)
+    pipeline.model(run, model)
     return int(metadata(run.path / "training" / f"{model}.safetensors")["iteration"])
 
 
 @pytest.mark.filterwarnings("ignore")  # so few faces
 def test_it_trains_each_model_of_a_run_from_the_one_before(home, capsys):
-    run = runs.open_run("tiny")
+    run = config.open_run("tiny")
     assert main(["train", "tiny", "ckplus_fig14"]) == 1
     assert "no trained model 'celeba' yet" in capsys.readouterr().err
     for model in ("celeba", "ckplus_fig14", "ckplus_fig18"):
@@ -56,9 +57,9 @@ def test_it_trains_each_model_of_a_run_from_the_one_before(home, capsys):
 
 def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
     assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=3", "--set", "cache_gb=0"]) == 0
-    run = runs.open_run("tiny", recipe={"celeba": {"max_iter": 3}}, cache_gb=0)
+    run = config.open_run("tiny", recipe={"celeba": {"max_iter": 3}}, cache_gb=0)
     assert run.name == "tiny,cache_gb=0,celeba.max_iter=3" and trained_for(run, "celeba") == 3
-    assert not (run.path / "cache").exists() and not runs.open_run("tiny").path.exists()
+    assert not (run.path / "cache").exists() and not config.open_run("tiny").path.exists()
     assert main(["train", "tiny", "celeba", "--set", "celeba.max_iter=many"]) == 1
     assert "max_iter (int)" in capsys.readouterr().err
 
@@ -66,7 +67,7 @@ def test_a_setting_given_makes_a_run_of_its_own_name(home, capsys):
 @pytest.fixture
 def here(home):
     """The environment of a process that finds a copy of the library, and so its config, in `home`."""
-    shutil.copytree(runs.__file__.removesuffix("/runs.py"), home / "dualtl_lib")
+    shutil.copytree(config.__file__.removesuffix("/config.py"), home / "dualtl_lib")
     return {**os.environ, "PYTHONPATH": str(home), "DUALTL_OUTPUT": str(home)}
 
 
@@ -77,7 +78,7 @@ def test_two_processes_train_the_model_that_one_does(home, here):
     command = [sys.executable, *command, "train", "tiny", "celeba"]
     here |= {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=home, env=here, capture_output=True, text=True, timeout=240)
-    run = runs.open_run("tiny")
+    run = config.open_run("tiny")
     assert (done.returncode, done.stdout) == (0, f"{run.checkpoint('celeba')}\n"), done.stderr[-3000:]
     together = load_file(run.checkpoint("celeba"))
     shutil.rmtree(run.path)

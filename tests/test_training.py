@@ -1,4 +1,4 @@
-"""Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, prefix.py."""
+"""Recipes, losses, Caffe's solver, the frozen prefix, checkpoints: dualtl_lib/training.py, solver.py, frozen.py."""
 
 import dataclasses
 import errno
@@ -26,11 +26,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from dualtl_lib import __main__, caffenet, evaluation, materials, paper, precision, prefix, runs, training
-from dualtl_lib.caffenet import Layer
-from dualtl_lib.checkpoint import metadata
-from dualtl_lib.faces import Faces
-from dualtl_lib.solver import CaffeSGD
+from dualtl_lib import cli, files, paper
+from dualtl_lib.data.dataset import Faces
+from dualtl_lib.evaluate import evaluation
+from dualtl_lib.experiment import pipeline
+from dualtl_lib.models import caffenet, precision
+from dualtl_lib.models.caffenet import Layer
+from dualtl_lib.train import frozen, training
+from dualtl_lib.train.checkpoint import metadata
+from dualtl_lib.train.optimizer import CaffeSGD
 
 TINY = (
     Layer("conv1", 4, 11, stride=4, pool=True, norm=True),
@@ -203,7 +207,7 @@ def test_training_learns(loss):
 
 @pytest.mark.parametrize("factors", [(1, -2, 3, 4), (0, -2, 0, 0), (0, 0, 0, 0)], ids=["all", "one", "none"])
 def test_going_back_with_active_images_alone_gives_the_same_gradient(factors):
-    net, maps, asked = expression_net(), prefix.Prefix(expression_net(), Patterns()), []
+    net, maps, asked = expression_net(), frozen.FrozenFeatures(expression_net(), Patterns()), []
     batch, places, factors = np.array([7, 2, 5, 9]), np.arange(4), torch.tensor(factors, dtype=torch.float32)
 
     def ask(places):
@@ -316,7 +320,7 @@ def test_dropout_drops_half_and_differs_by_iteration():
 )
 def test_prefix_is_the_network_cut_in_two(frozen, start):
     net, faces = expression_net(frozen=frozen).eval(), Patterns(7)
-    maps = prefix.Prefix(net, faces)
+    maps = frozen.FrozenFeatures(net, faces)
     assert maps.start == start and (maps.kept is not None) == bool(frozen)
     x = maps[[5, 0]]
     logits = net.classify(x if start is None else net.trunk(x, start=start))
@@ -326,24 +330,24 @@ def test_prefix_is_the_network_cut_in_two(frozen, start):
 
 def test_prefix_that_does_not_fit_is_computed():
     net, faces = expression_net(), Patterns(7)
-    small, large = prefix.Prefix(net, faces, limit=7 * 8 * 13 * 13 * 4 - 1), prefix.Prefix(net, faces)
+    small, large = frozen.FrozenFeatures(net, faces, limit=7 * 8 * 13 * 13 * 4 - 1), frozen.FrozenFeatures(net, faces)
     assert small.kept is None and large.kept.nbytes == 7 * 8 * 13 * 13 * 4
     torch.testing.assert_close(small[[3]], large[[3]])
 
 
 def test_prefix_file_is_found_again_by_its_content(tmp_path, monkeypatch):
     net, faces = expression_net(), Patterns(7)
-    made = prefix.Prefix(net, faces, folder=tmp_path)
-    assert torch.equal(made[[1, 4]], prefix.Prefix(net, faces)[[1, 4]])
+    made = frozen.FrozenFeatures(net, faces, folder=tmp_path)
+    assert torch.equal(made[[1, 4]], frozen.FrozenFeatures(net, faces)[[1, 4]])
     for other in (
         (net, Patterns(7, seed=1)),
         (expression_net(seed=1), faces),
         (expression_net(frozen=("conv1",)), faces),
     ):
-        prefix.Prefix(*other, folder=tmp_path)
+        frozen.FrozenFeatures(*other, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
-    monkeypatch.setattr(prefix.Prefix, "_fill", lambda *_: pytest.fail("computed again"))
-    assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[[2]], made[[2]])
+    monkeypatch.setattr(frozen.FrozenFeatures, "_fill", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(frozen.FrozenFeatures(net, faces, folder=tmp_path)[[2]], made[[2]])
 
 
 def some_of(images, rows):
@@ -355,42 +359,42 @@ def some_of(images, rows):
 
 def test_parts_of_a_set_share_one_prefix_file(tmp_path, monkeypatch):
     net, one, other = expression_net(), some_of(60, [3, 59, 10]), some_of(60, range(5, 50))
-    first = prefix.Prefix(net, one, folder=tmp_path)
+    first = frozen.FrozenFeatures(net, one, folder=tmp_path)
     assert first.kept.shape[0] == 60 and len(first) == 3
     torch.testing.assert_close(first[[0, 1, 2]], first.compute(one.batch([0, 1, 2])))
-    monkeypatch.setattr(prefix.Prefix, "_fill", lambda *_: pytest.fail("computed again"))
-    second = prefix.Prefix(net, other, folder=tmp_path)
+    monkeypatch.setattr(frozen.FrozenFeatures, "_fill", lambda *_: pytest.fail("computed again"))
+    second = frozen.FrozenFeatures(net, other, folder=tmp_path)
     assert torch.equal(second[[5]], first[[2]])
 
 
 def test_parts_of_a_set_too_large_for_the_limit_are_kept_alone(tmp_path):
     net, part = expression_net(), some_of(60, [3, 59, 10])
-    made = prefix.Prefix(net, part, limit=20 * 8 * 13 * 13 * 4, folder=tmp_path)
+    made = frozen.FrozenFeatures(net, part, limit=20 * 8 * 13 * 13 * 4, folder=tmp_path)
     assert made.kept.shape[0] == 3
     torch.testing.assert_close(made[[1]], made.compute(part.batch([1])))
 
 
 def test_more_frozen_layers_go_on_from_fewer_to_the_bit(tmp_path, monkeypatch):
     faces, all_frozen = Patterns(7), expression_net(frozen=("conv1", "conv2", "conv3", "conv4"))
-    alone = prefix.Prefix(all_frozen, faces, folder=tmp_path / "alone")
-    prefix.Prefix(expression_net(), faces, folder=tmp_path / "both")
-    monkeypatch.setattr(prefix.Prefix, "compute", lambda *_: pytest.fail("computed from the images"))
-    after = prefix.Prefix(all_frozen, faces, folder=tmp_path / "both")
+    alone = frozen.FrozenFeatures(all_frozen, faces, folder=tmp_path / "alone")
+    frozen.FrozenFeatures(expression_net(), faces, folder=tmp_path / "both")
+    monkeypatch.setattr(frozen.FrozenFeatures, "compute", lambda *_: pytest.fail("computed from the images"))
+    after = frozen.FrozenFeatures(all_frozen, faces, folder=tmp_path / "both")
     assert torch.equal(after[range(7)], alone[range(7)])
 
 
 def test_prefix_folder_stays_below_its_limit(tmp_path):
     faces = Patterns(7)
-    one = prefix.Prefix(expression_net(), faces).bytes
+    one = frozen.FrozenFeatures(expression_net(), faces).bytes
     for seed in range(4):
-        prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+        frozen.FrozenFeatures(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_another_process_may_delete_a_prefix_file_at_any_moment(tmp_path, monkeypatch):
     """As a file is opened, or has been; as the folder is looked through; and as a file has been built."""
-    faces, load, replacing = Patterns(7), np.load, runs.replacing
-    expected = prefix.Prefix(expression_net(), faces)[range(7)]
+    faces, load, replacing = Patterns(7), np.load, files.atomic_write
+    expected = frozen.FrozenFeatures(expression_net(), faces)[range(7)]
     (tmp_path / "prefix-0.npy").symlink_to("gone")  # is listed, and not there
 
     def load_and_delete(path, **how):
@@ -413,38 +417,38 @@ def test_another_process_may_delete_a_prefix_file_at_any_moment(tmp_path, monkey
     for where, name, instead in (
         (np, "load", load_and_delete),
         (np, "load", delete_and_load),
-        (runs, "replacing", replace_and_delete),
+        (files, "atomic_write", replace_and_delete),
     ):
-        prefix.Prefix(expression_net(), faces, folder=tmp_path)
+        frozen.FrozenFeatures(expression_net(), faces, folder=tmp_path)
         monkeypatch.setattr(where, name, instead)
-        maps = prefix.Prefix(expression_net(), faces, folder=tmp_path)
+        maps = frozen.FrozenFeatures(expression_net(), faces, folder=tmp_path)
         assert torch.equal(maps[range(7)], expected)
 
 
 def test_what_is_being_written_counts_and_what_a_killed_process_left_is_deleted(tmp_path):
     faces = Patterns(7)
-    one = prefix.Prefix(expression_net(), faces).bytes
+    one = frozen.FrozenFeatures(expression_net(), faces).bytes
     for name in ("written", "left"):
         (tmp_path / f".prefix-0.{name}.npy").write_bytes(bytes(one))
     with open(tmp_path / ".prefix-0.written.npy") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         for seed in range(3):
-            last = prefix.Prefix(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
+            last = frozen.FrozenFeatures(expression_net(seed=seed), faces, limit=int(2.5 * one), folder=tmp_path)
     kept = {path.name for path in tmp_path.iterdir()}
     assert len(kept) == 2 and ".prefix-0.written.npy" in kept and last.kept is not None
 
 
 def test_a_part_is_held_while_it_is_built(tmp_path, monkeypatch):
     """Others that make room meanwhile count it and leave it."""
-    faces, fill, seen = Patterns(7), prefix.Prefix._fill, []
+    faces, fill, seen = Patterns(7), frozen.FrozenFeatures._fill, []
 
     def filled(*arguments):
-        prefix.make_room(tmp_path, 0)
+        frozen.make_room(tmp_path, 0)
         seen.extend(path.name[:8] for path in tmp_path.iterdir())
         return fill(*arguments)
 
-    monkeypatch.setattr(prefix.Prefix, "_fill", filled)
-    assert prefix.Prefix(expression_net(), faces, folder=tmp_path).kept is not None
+    monkeypatch.setattr(frozen.FrozenFeatures, "_fill", filled)
+    assert frozen.FrozenFeatures(expression_net(), faces, folder=tmp_path).kept is not None
     assert seen == [".prefix-"] and [path.name[:7] for path in tmp_path.iterdir()] == ["prefix-"]
 
 
@@ -469,11 +473,11 @@ def of_another_type(path):
 def test_a_damaged_prefix_file_is_made_anew(tmp_path, damage, frozen):
     """Whether it is what is asked for, or what fewer frozen layers have left there."""
     faces, net = Patterns(7), expression_net(frozen=frozen)
-    expected = prefix.Prefix(net, faces)[range(7)]
-    prefix.Prefix(expression_net(), faces, folder=tmp_path)
+    expected = frozen.FrozenFeatures(net, faces)[range(7)]
+    frozen.FrozenFeatures(expression_net(), faces, folder=tmp_path)
     (path,) = tmp_path.iterdir()
     damage(path)
-    assert torch.equal(prefix.Prefix(net, faces, folder=tmp_path)[range(7)], expected)
+    assert torch.equal(frozen.FrozenFeatures(net, faces, folder=tmp_path)[range(7)], expected)
     (made,) = tmp_path.iterdir()
     assert np.load(made).shape[0] == 7 and (made == path) == (len(frozen) == 2)
 
@@ -487,12 +491,12 @@ def a_folder_that_cannot_be_written(folder, monkeypatch):
     def refused(**_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(runs.tempfile, "mkstemp", refused)  # permissions would not stop root
+    monkeypatch.setattr(files.tempfile, "mkstemp", refused)  # permissions would not stop root
     return "Permission denied"
 
 
 def a_full_disk(folder, monkeypatch):
-    monkeypatch.setattr(runs.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     return r"\d+ MB are needed and 0 MB are free"
 
 
@@ -533,8 +537,8 @@ def test_a_model_on_a_gpu_meets_no_tensor_on_the_cpu(frozen, limit, resident):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             net = expression_net(frozen=frozen)
-        maps = prefix.Prefix(net, faces, limit=limit)
-        answers = prefix.logits(net, maps, np.array([3, 1]))
+        maps = frozen.FrozenFeatures(net, faces, limit=limit)
+        answers = frozen.logits(net, maps, np.array([3, 1]))
         predicted = evaluation.predict(net, faces)
         solver = CaffeSGD(net.named_parameters(), 0.9, 5e-4, measure=True)
         dropped = training._answers(net, maps, np.array([3, 1]), (0, 0), np.arange(2))
@@ -647,23 +651,23 @@ def test_bfloat16_comes_near_float32():
 @pytest.mark.parametrize("frozen", [("conv1",), ("conv1", "conv2")])
 def test_keeping_maps_in_bfloat16_changes_no_bit(frozen, tmp_path):
     faces, net = Patterns(), expression_net(frozen=frozen).eval()
-    kept = prefix.Prefix(net, faces, folder=tmp_path, precision="bfloat16")
+    kept = frozen.FrozenFeatures(net, faces, folder=tmp_path, precision="bfloat16")
     every = np.arange(len(faces))
-    computed = prefix.Prefix(net, faces, limit=0, precision="bfloat16")
+    computed = frozen.FrozenFeatures(net, faces, limit=0, precision="bfloat16")
     assert kept.kept is not None and computed.kept is None
-    assert kept[[3, 1]].dtype == torch.bfloat16 and kept.bytes == prefix.Prefix(net, faces, limit=0).bytes // 2
+    assert kept[[3, 1]].dtype == torch.bfloat16 and kept.bytes == frozen.FrozenFeatures(net, faces, limit=0).bytes // 2
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = net(prefix.pixels(faces, every)).float()
-    assert torch.equal(prefix.logits(net, kept, every), expected)
-    assert torch.equal(prefix.logits(net, computed, every), expected)
+        expected = net(frozen.pixels(faces, every)).float()
+    assert torch.equal(frozen.logits(net, kept, every), expected)
+    assert torch.equal(frozen.logits(net, computed, every), expected)
 
 
 def test_predictions_in_bfloat16_are_those_of_autocast():
     faces, net = Patterns(), expression_net().eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = net(prefix.pixels(faces, np.arange(len(faces)))).argmax(1)
+        expected = net(frozen.pixels(faces, np.arange(len(faces)))).argmax(1)
     assert torch.equal(evaluation.predict(net, faces, precision="bfloat16"), expected)
-    kept = prefix.Prefix(net, faces, precision="bfloat16")
+    kept = frozen.FrozenFeatures(net, faces, precision="bfloat16")
     assert torch.equal(evaluation.predict(net, faces, features=kept), expected)
 
 
@@ -910,18 +914,18 @@ def test_a_batch_is_shared_equally_or_refused():
 
 
 def train_together(path):
-    fabric = __main__.team()
+    fabric = cli.team()
     assert fabric.world_size == 2
     precision.bfloat16_pays = lambda device: fabric.global_rank > 0
     training.fit(expression_net(), Patterns(), SHORT, checkpoint=path, fabric=fabric, precision="auto")
 
 
 def train_anew_together(path):
-    materials.fit(expression_net(), Patterns(), SHORT, path, fabric=__main__.team())
+    pipeline.fit(expression_net(), Patterns(), SHORT, path, fabric=cli.team())
 
 
 def go_on_together(path):
-    stop_at(path, 13, fabric=__main__.team())
+    stop_at(path, 13, fabric=cli.team())
 
 
 if __name__ == "__main__":

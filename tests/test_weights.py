@@ -18,9 +18,10 @@ import pytest
 import torch
 from torchvision.models import AlexNet_Weights, ResNet18_Weights, alexnet
 
-from dualtl_lib import __main__ as command
-from dualtl_lib import caffenet, download, runs, weights
-from dualtl_lib.caffenet import CAFFENET, AttributeNet, ExpressionNet, Trunk
+from dualtl_lib import cli as command
+from dualtl_lib import config, files
+from dualtl_lib.models import caffenet, download, store, weights
+from dualtl_lib.models.caffenet import CAFFENET, AttributeNet, ExpressionNet, Trunk
 
 # --- Caffe's and ONNX's wire format, written by hand so that the readers are not tested against themselves
 
@@ -99,7 +100,7 @@ def numbers(trunk: Trunk) -> dict[str, np.ndarray]:
 
 def lively(seed: int = 0, order: str = "pool-norm") -> Trunk:
     """Random weights large enough that normalization matters."""
-    trunk = weights.load("random", order=order, seed=seed)
+    trunk = weights.load_trunk("random", order=order, seed=seed)
     for layer in CAFFENET:
         trunk.get_submodule(layer.name).weight.data.mul_(4)
     return trunk
@@ -145,7 +146,7 @@ def ours(trunk: Trunk, x: torch.Tensor) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def assert_equals_opencv(path, order: str) -> None:
-    trunk = weights.load(path, order=order)
+    trunk = weights.load_trunk(path, order=order)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 227, 227), dtype=np.uint8)
     x = trunk.transform(torch.from_numpy(pixels))
     mine = ours(trunk, x.contiguous(memory_format=torch.channels_last))  # as the trunk has it, to the bit
@@ -174,8 +175,8 @@ def test_bvlc_weights_equal_opencv_at_every_step(data_root, order):
 
 def test_bvlc_caffemodel_and_safetensors_hold_the_same(data_root, monkeypatch):
     monkeypatch.setenv("DUALTL_DATA", str(data_root))
-    caffe = weights.load("$DATA/caffemodel/bvlc_alexnet_conv.caffemodel")
-    other = weights.load("$DATA/weights/bvlc_alexnet_conv.safetensors")
+    caffe = weights.load_trunk("$DATA/caffemodel/bvlc_alexnet_conv.caffemodel")
+    other = weights.load_trunk("$DATA/weights/bvlc_alexnet_conv.safetensors")
     assert caffe.order == other.order == "norm-pool"
     for a, b in zip(caffe.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -183,7 +184,7 @@ def test_bvlc_caffemodel_and_safetensors_hold_the_same(data_root, monkeypatch):
 
 @torch.no_grad()
 def test_torchvisions_alexnet_equals_torchvision(data_root):
-    trunk = weights.load(data_root / "weights" / "torchvision_alexnet_features.safetensors")
+    trunk = weights.load_trunk(data_root / "weights" / "torchvision_alexnet_features.safetensors")
     assert trunk.layers == caffenet.TORCHVISION_ALEXNET
     assert trunk.transform.colour == "RGB"
     with torch.device("meta"):
@@ -219,18 +220,18 @@ def test_order_is_told_by_layers_then_name_then_default(tmp_path, old, double):
     ]
     for steps, name, expected in cases:
         path.write_bytes(caffemodel(state, CAFFENET, steps, old, name, double))
-        trunk = weights.load(path)
+        trunk = weights.load_trunk(path)
         assert trunk.order == expected, (steps, name)
         for key, value in trunk.state_dict().items():
             np.testing.assert_array_equal(value.numpy(), state[key])
-    assert weights.load(path, order="norm-pool").order == "norm-pool"
+    assert weights.load_trunk(path, order="norm-pool").order == "norm-pool"
 
 
 @pytest.mark.parametrize("order", ["pool-norm", "norm-pool"])
 def test_onnx_gives_tensors_and_order(tmp_path, order):
     state, path = numbers(lively()), tmp_path / "a.onnx"
     path.write_bytes(onnx_model(state, CAFFENET, order))
-    trunk = weights.load(path)
+    trunk = weights.load_trunk(path)
     assert trunk.order == order
     for key, value in trunk.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state[key])
@@ -239,14 +240,14 @@ def test_onnx_gives_tensors_and_order(tmp_path, order):
 def test_pth_with_torchvisions_names(tmp_path):
     state, path = _features(Trunk(caffenet.TORCHVISION_ALEXNET)), tmp_path / "alexnet.pth"
     torch.save(state | {"classifier.6.bias": torch.zeros(1000)}, path)
-    trunk = weights.load(path)
+    trunk = weights.load_trunk(path)
     assert trunk.layers == caffenet.TORCHVISION_ALEXNET
     assert torch.equal(trunk.conv5.bias, state["features.10.bias"])
 
 
 def test_random_is_seeded_and_draws_from_no_global_generator():
     before = torch.get_rng_state()
-    a, b, c = (weights.load("random", seed=s) for s in (1, 1, 2))
+    a, b, c = (weights.load_trunk("random", seed=s) for s in (1, 1, 2))
     assert torch.equal(a.conv3.weight, b.conv3.weight)
     assert not torch.equal(a.conv3.weight, c.conv3.weight)
     assert abs(a.conv3.weight.std().item() - 0.01) < 1e-4
@@ -254,7 +255,7 @@ def test_random_is_seeded_and_draws_from_no_global_generator():
 
 
 def test_embedded_is_a_float32_caffenet():
-    trunk = weights.load("embedded")
+    trunk = weights.load_trunk("embedded")
     assert trunk.layers == CAFFENET
     assert trunk.name == "embedded"
     assert all(p.dtype == torch.float32 and p.requires_grad for p in trunk.parameters())
@@ -263,37 +264,37 @@ def test_embedded_is_a_float32_caffenet():
 def test_data_root_says_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setenv("DUALTL_DATA", str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match=r"DUALTL_DATA=.*make … DATA="):
-        weights.expand("$DATA/celeba")
+        files.expand("$DATA/celeba")
     monkeypatch.setenv("DUALTL_DATA", str(tmp_path))
-    assert weights.expand("$DATA/celeba") == tmp_path.resolve() / "celeba"
+    assert files.expand("$DATA/celeba") == tmp_path.resolve() / "celeba"
 
 
 @pytest.mark.parametrize("folder", ["notebooks", "."])
 def test_a_configs_paths_are_the_same_from_every_folder(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(runs, "HOME", tmp_path)
+    monkeypatch.setattr(config, "HOME", tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "faces").mkdir()
     monkeypatch.chdir(tmp_path / folder)
     monkeypatch.setenv("HOME", "/home/me")
-    assert weights.expand("faces/mine") == tmp_path / "faces" / "mine"
-    assert weights.expand("~/mine") == Path("/home/me/mine")
+    assert files.expand("faces/mine") == tmp_path / "faces" / "mine"
+    assert files.expand("~/mine") == Path("/home/me/mine")
     for given, found in {"faces": tmp_path / "faces", "~/faces": Path("/home/me/faces")}.items():
         monkeypatch.setenv("DUALTL_DATA", given)
         monkeypatch.setenv("DUALTL_CACHE", given)
-        assert weights.cache() == found
+        assert files.cache_dir() == found
         if found.exists():
-            assert weights.data_root() == found.resolve()
+            assert files.data_root() == found.resolve()
     with pytest.raises(FileNotFoundError, match=r"no data folder at /home/me/faces"):
-        weights.data_root()
+        files.data_root()
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mine.pth: no such file"):
-        weights.load("mine.pth")
+        weights.load_trunk("mine.pth")
 
 
 def test_what_one_types_or_has_saved_is_in_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    weights.save_model(lively(), "trunk.safetensors")
-    weights.save_model(ExpressionNet(lively(), "ab"), "model.safetensors")
-    assert weights.load_model("model.safetensors").classes == ("a", "b")
+    store.save_model(lively(), "trunk.safetensors")
+    store.save_model(ExpressionNet(lively(), "ab"), "model.safetensors")
+    assert store.load_model("model.safetensors").classes == ("a", "b")
     assert command.main(["weights", "check", "trunk.safetensors"]) == 0
     assert f"{tmp_path}/trunk.safetensors" in capsys.readouterr().out
 
@@ -304,26 +305,26 @@ def test_what_one_types_or_has_saved_is_in_the_folder_one_is_in(tmp_path, monkey
 @pytest.mark.parametrize("build", [AttributeNet, ExpressionNet, lambda t, c: ExpressionNet(t, c, conv5=False)])
 def test_a_saved_model_comes_back(tmp_path, build):
     model = build(lively(order="norm-pool"), ("a", "b", "c")).freeze("conv1")
-    path = weights.save_model(model, tmp_path / "m.safetensors", seed=3, history={"loss": [1.5]})
+    path = store.save_model(model, tmp_path / "m.safetensors", seed=3, history={"loss": [1.5]})
     before = torch.get_rng_state()
-    again = weights.load_model(path)
+    again = store.load_model(path)
     assert torch.equal(before, torch.get_rng_state())
     x = torch.randint(0, 256, (2, 3, 227, 227), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.equal(model.eval()(x), again(x))
     assert type(again) is type(model)
     assert (again.classes, again.trunk.layers, again.trunk.order) == (model.classes, model.trunk.layers, "norm-pool")
-    assert weights.metadata(path)["history"] == {"loss": [1.5]}
+    assert store.read_metadata(path)["history"] == {"loss": [1.5]}
     first = path.read_bytes()
-    weights.save_model(model, path, seed=3, history={"loss": [1.5]})
+    store.save_model(model, path, seed=3, history={"loss": [1.5]})
     assert path.read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_a_trunk_kept_in_half_precision(tmp_path):
     trunk = lively(order="norm-pool")
-    path = weights.save_model(trunk, tmp_path / "t.safetensors", dtype=torch.float16)
-    again = weights.load(path)
+    path = store.save_model(trunk, tmp_path / "t.safetensors", dtype=torch.float16)
+    again = weights.load_trunk(path)
     assert again.order == "norm-pool"
     torch.testing.assert_close(again.conv2.weight, trunk.conv2.weight, rtol=1e-3, atol=1e-6)
     assert path.stat().st_size < 5e6
@@ -528,14 +529,14 @@ def test_fetch_of_what_is_not_there(served, tmp_path):
 
 def test_a_source_that_is_not_here_says_how_to_get_it(served):
     with pytest.raises(FileNotFoundError, match="weights fetch made-up"):
-        weights.load("made-up")
+        weights.load_trunk("made-up")
 
 
 def test_a_file_altered_after_its_download_is_refused(served):
     path = weights.fetch("made-up")
     path.write_bytes(b"other")
     with pytest.raises(ValueError, match="expected sha1"):
-        weights.load("made-up")
+        weights.load_trunk("made-up")
 
 
 def test_the_command_line(served, tmp_path, capsys):
@@ -576,13 +577,13 @@ def test_torchvisions_enum_is_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setenv("DUALTL_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="weights fetch torchvision-alexnet"):
-        weights.load(enum)
+        weights.load_trunk(enum)
     torch.save(_features(Trunk(caffenet.TORCHVISION_ALEXNET)), path)
     monkeypatch.setattr(download, "verify", lambda path, checksum: None)
-    trunk = weights.load(enum)
+    trunk = weights.load_trunk(enum)
     assert (trunk.name, trunk.transform) == ("torchvision-alexnet", weights.TORCHVISION_TRANSFORM)
     with pytest.raises(ValueError, match=r"no weights 'ResNet18_Weights.IMAGENET1K_V1'; known names are embedded"):
-        weights.load(ResNet18_Weights.IMAGENET1K_V1)
+        weights.load_trunk(ResNet18_Weights.IMAGENET1K_V1)
 
 
 def test_the_hand_written_wire_format_is_protobufs():

@@ -1,0 +1,1 @@
+"""Images and labels: CelebA, CK+ and folders like it."""

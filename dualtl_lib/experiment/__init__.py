@@ -1,0 +1,1 @@
+"""A run: what it is made of and what it trains."""

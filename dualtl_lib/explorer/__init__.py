@@ -1,0 +1,1 @@
+"""The explorer: projections, maps and answers that follow a person's sliders."""

@@ -1,0 +1,1 @@
+"""The network, its weights, and the number format that it computes in."""

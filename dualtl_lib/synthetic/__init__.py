@@ -1,0 +1,1 @@
+"""The stand-ins: drawn faces and the embedded trunk."""

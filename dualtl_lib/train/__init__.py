@@ -1,0 +1,1 @@
+"""Training as Tables 3 and 4 set it."""

@@ -1,0 +1,1 @@
+"""Neurons projected back to pixels, and what is measured on the projections."""
