@@ -26,7 +26,7 @@ from dualtl_lib.explorer.app import BOX, Explorer, Latest
 from dualtl_lib.explorer.session import MODELS, VARIANTS, Missing, Session, State
 from dualtl_lib.models import caffenet, store
 from dualtl_lib.report import figures
-from dualtl_lib.synthetic import anatomy
+from dualtl_lib.synthetic import anatomy, expressions
 from dualtl_lib.synthetic import faces as synthetic_faces
 from dualtl_lib.visualize import deconvnet
 
@@ -39,7 +39,7 @@ def write_faces(root: Path, each: int = 12) -> Path:
     rng = np.random.default_rng(0)
     for name in paper.EXPRESSIONS:
         (root / name).mkdir(parents=True)
-        units = anatomy.EXPRESSIONS[name].draw(rng)
+        units = expressions.EXPRESSIONS[name].draw(rng)
         pixels, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(96, 96))
         for k in range(each):
             lit = np.clip(pixels.astype(float) * (0.7 + 0.05 * k), 0, 255).astype(np.uint8)
@@ -337,7 +337,7 @@ def test_upload_of_any_size(size, kind, mode):
 def test_upload_of_a_face_in_a_larger_picture(studio):
     """It is found and cut out, and offered on the strip; of many the newest."""
     rng = np.random.default_rng(4)
-    units = anatomy.EXPRESSIONS["happy"].draw(rng)
+    units = expressions.EXPRESSIONS["happy"].draw(rng)
     portrait, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(400, 400))
     picture = np.full((600, 900, 3), 128, np.uint8)
     picture[150:550, 450:850] = portrait

@@ -26,7 +26,7 @@ from dualtl_lib.data import regions
 from dualtl_lib.experiment import pipeline
 from dualtl_lib.explorer import session
 from dualtl_lib.explorer.session import Session, State
-from dualtl_lib.synthetic import anatomy
+from dualtl_lib.synthetic import anatomy, expressions
 from dualtl_lib.synthetic import faces as synthetic_faces
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -344,7 +344,7 @@ def _upload(page, site: Site, state: State, tmp_path: Path) -> State:
     choose_file(page, tmp_path / "broken.png")
     page.locator(".dualtl-message", has_text="broken.png is no picture").wait_for()
     rng = np.random.default_rng(4)
-    units = anatomy.EXPRESSIONS["happy"].draw(rng)
+    units = expressions.EXPRESSIONS["happy"].draw(rng)
     portrait, _ = synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(400, 400))
     picture = np.full((600, 900, 3), 128, np.uint8)
     picture[150:550, 450:850] = portrait

@@ -12,9 +12,10 @@ from PIL import Image
 from dualtl_lib import paper
 from dualtl_lib.data import crop
 from dualtl_lib.synthetic import faces as synthetic_faces
-from dualtl_lib.synthetic import portrait
-from dualtl_lib.synthetic.anatomy import LEFT, RIGHT, Features, draw_attributes
+from dualtl_lib.synthetic import portrait, writing
+from dualtl_lib.synthetic.anatomy import LEFT, RIGHT, draw_attributes
 from dualtl_lib.synthetic.faces import EXPRESSIONS, Identity, View, ckplus_plan, face
+from dualtl_lib.synthetic.geometry import Features
 
 NEUTRAL = dict.fromkeys(paper.ATTRIBUTES, 0.0)
 REGIONS = {  # which parts an attribute is drawn in or around
@@ -254,7 +255,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic_faces, "_write_boxes", fails)
+    monkeypatch.setattr(synthetic_faces, "write_boxes", fails)
     with pytest.raises(OSError, match="disk full"):
         synthetic_faces.write_celeba(tmp_path / "celeba", people=3, images=3, workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -262,17 +263,17 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_the_set_that_another_process_finished_first_is_kept(old, tmp_path, monkeypatch):
-    root, write_boxes, held = tmp_path / "celeba", synthetic_faces._write_boxes, []
+    root, write_boxes, held = tmp_path / "celeba", synthetic_faces.write_boxes, []
 
     def slowly(folder, boxes):
-        monkeypatch.setattr(synthetic_faces, "_write_boxes", write_boxes)
+        monkeypatch.setattr(synthetic_faces, "write_boxes", write_boxes)
         synthetic_faces.write_celeba(root, people=3, images=3, workers=1)  # the other process
         held.append(os.stat(root).st_ino)
         write_boxes(folder, boxes)
 
     if old:
         synthetic_faces.write_celeba(root, people=3, images=4, workers=1)
-    monkeypatch.setattr(synthetic_faces, "_write_boxes", slowly)
+    monkeypatch.setattr(synthetic_faces, "write_boxes", slowly)
     synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
     assert held == [os.stat(root).st_ino]
     assert list(tmp_path.iterdir()) == [root]
@@ -284,7 +285,7 @@ def test_another_set_is_moved_aside_before_it_is_deleted(tmp_path, monkeypatch):
 
     def spy(source, target):
         rename(source, target)
-        seen.append([digests(stamp.parent) for stamp in tmp_path.rglob(synthetic_faces.STAMP)])
+        seen.append([digests(stamp.parent) for stamp in tmp_path.rglob(writing.STAMP)])
 
     monkeypatch.setattr(os, "rename", spy)
     synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
@@ -295,14 +296,14 @@ def test_another_set_is_moved_aside_before_it_is_deleted(tmp_path, monkeypatch):
 
 
 def test_files_that_came_while_writing_are_not_deleted(tmp_path, monkeypatch):
-    root, write_boxes = tmp_path / "celeba", synthetic_faces._write_boxes
+    root, write_boxes = tmp_path / "celeba", synthetic_faces.write_boxes
 
     def slowly(folder, boxes):
         root.mkdir()
         (root / "mine.txt").write_text("mine")
         write_boxes(folder, boxes)
 
-    monkeypatch.setattr(synthetic_faces, "_write_boxes", slowly)
+    monkeypatch.setattr(synthetic_faces, "write_boxes", slowly)
     with pytest.raises(FileExistsError, match="not synthetic faces"):
         synthetic_faces.write_celeba(root, people=3, images=3, workers=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["celeba", "mine.txt"]

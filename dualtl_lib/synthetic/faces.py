@@ -5,30 +5,31 @@ own, so the files do not depend on the number of workers. Every file says "synth
 """
 
 import csv
-import json
-import multiprocessing
 import os
-import struct
-import sys
-import tempfile
-import zlib
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from isal import isal_zlib
 from PIL import Image
-from tqdm.auto import tqdm
 
 from dualtl_lib import paper
 from dualtl_lib.synthetic import portrait
-from dualtl_lib.synthetic.anatomy import ACTION_UNITS, EXPRESSIONS, LASTING, Identity, draw_attributes
+from dualtl_lib.synthetic.anatomy import LASTING, Identity, draw_attributes
 from dualtl_lib.synthetic.drawing import View
+from dualtl_lib.synthetic.expressions import ACTION_UNITS, EXPRESSIONS
 from dualtl_lib.synthetic.portrait import PARTS, Scene
+from dualtl_lib.synthetic.writing import (
+    in_parallel,
+    save_grey,
+    save_index,
+    save_photo,
+    write_boxes,
+    write_folder,
+    write_rows,
+)
 
 __all__ = [
     "ACTION_UNITS",
@@ -44,10 +45,6 @@ __all__ = [
     "write_celeba",
     "write_ckplus",
 ]
-
-VERSION = 4  # of the generator: a folder written by another is written anew
-TITLE = "synthetic faces: drawn by dualtl_lib, no real person"
-STAMP = "synthetic.json"
 
 CELEBA_SIZE = (218, 178)  # height, width
 CKPLUS_SIZE = (490, 640)
@@ -153,7 +150,7 @@ def write_celeba(
         for place in ("img_align_celeba", "parts/img_align_celeba"):
             (folder / place).mkdir(parents=True)
         jobs = [(folder, seed, number, int(who)) for number, who in enumerate(owner, 1)]
-        rows = _in_parallel(_write_celeba_picture, jobs, workers, "synthetic faces, CelebA's layout")
+        rows = in_parallel(_write_celeba_picture, jobs, workers, "synthetic faces, CelebA's layout")
         names = [f"{number:06d}.jpg" for number in range(1, images + 1)]
         with open(folder / "list_attr_celeba.txt", "w") as lines:
             lines.write(f"{images}\n{' '.join(CELEBA_ATTRIBUTES)} \n")
@@ -161,19 +158,19 @@ def write_celeba(
                 lines.write(f"{name} {' '.join(f'{1 if label else -1:2d}' for label in labels)}\n")
         share = np.random.default_rng([seed, 3]).permutation(people) / people
         partition = np.where(share < 0.8, 0, np.where(share < 0.9, 1, 2))
-        _write_rows(folder / "list_eval_partition.txt", zip(names, partition[owner], strict=True))
-        _write_rows(folder / "identity_CelebA.txt", zip(names, owner + 1, strict=True))
-        _write_boxes(folder, [(f"img_align_celeba/{n}", b) for n, (_, b) in zip(names, rows, strict=True)])
+        write_rows(folder / "list_eval_partition.txt", zip(names, partition[owner], strict=True))
+        write_rows(folder / "identity_CelebA.txt", zip(names, owner + 1, strict=True))
+        write_boxes(folder, [(f"img_align_celeba/{n}", b) for n, (_, b) in zip(names, rows, strict=True)])
 
-    return _write_folder(root, settings, write)
+    return write_folder(root, settings, write)
 
 
 def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
     """Draw and write one picture; returns its 40 labels and its box."""
     person, attributes, view, pixels, index = celeba_picture(seed, number, who)
     name = f"img_align_celeba/{number:06d}"
-    (folder / f"{name}.jpg").write_bytes(_jpeg(pixels))
-    (folder / f"parts/{name}.png").write_bytes(_png(index, palette=True))
+    save_photo(folder / f"{name}.jpg", pixels)
+    save_index(folder / f"parts/{name}.png", index)
     return celeba_labels(person, attributes), face_box(view)
 
 
@@ -246,10 +243,10 @@ def write_ckplus(
         for who, emotions in enumerate(ckplus_plan(subjects, seed)):
             for number, emotion in enumerate(emotions, 1):
                 jobs.append((folder, seed, who, number, emotion))
-        rows = _in_parallel(_write_ckplus_sequence, jobs, workers, "synthetic faces, CK+'s layout")
-        _write_boxes(folder, [row for sequence in rows for row in sequence])
+        rows = in_parallel(_write_ckplus_sequence, jobs, workers, "synthetic faces, CK+'s layout")
+        write_boxes(folder, [row for sequence in rows for row in sequence])
 
-    return _write_folder(root, settings, write)
+    return write_folder(root, settings, write)
 
 
 def ckplus_plan(subjects: int, seed: int) -> list[list[str]]:
@@ -318,8 +315,8 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     for number, frame in enumerate(sequence.frames, 1):
         pixels, index = drawn_small(sequence, frame)
         file = f"{name}/{name.replace('/', '_')}_{number:08d}"
-        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
-        (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
+        save_grey(folder / f"cohn-kanade-images/{file}.png", pixels)
+        save_index(folder / f"parts/cohn-kanade-images/{file}.png", index)
         written.append((f"cohn-kanade-images/{file}.png", frame.box))
     label = folder / f"Emotion/{file}_emotion.txt"
     label.write_text(f"   {paper.EXPRESSIONS.index(emotion):.7e}\n")
@@ -350,119 +347,3 @@ def face_box(view: View) -> tuple[float, float, float]:
     x, y = view.project(np.array([[0.0, 0.245]]))[0]
     side = 2.53 * view.scale
     return round(x - side / 2, 1), round(y - side / 2, 1), round(side, 1)
-
-
-# Files
-
-
-def _write_folder(root, settings: dict, write) -> Path:
-    """Call write(folder) on a folder beside root, then put it in root's place, unless root has the same already."""
-    root = Path(root)
-    stamp = settings | {"content": TITLE, "version": VERSION}
-    if _has(root, stamp):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.", ignore_cleanup_errors=True) as beside:
-        new, old = Path(beside, "new"), Path(beside, "old")
-        new.mkdir()
-        write(new)
-        (new / "README.txt").write_text(_readme(settings))
-        (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        try:
-            os.rename(new, root)  # fails where root holds a set: an old one, or another process's, with its readers
-        except OSError:
-            if not _has(root, stamp):
-                os.rename(root, old)  # deleted only when the new one is in its place: root is never half there
-                os.rename(new, root)
-    return root
-
-
-def _has(root: Path, stamp: dict) -> bool:
-    """Whether root is the whole set of this stamp. Raises FileExistsError if it holds anything not written here."""
-    try:
-        names = os.listdir(root)
-        if STAMP in names:
-            return json.loads((root / STAMP).read_text()) == stamp
-    except FileNotFoundError:  # also where another process moves root away just now
-        return False
-    if names:
-        raise FileExistsError(f"{root}: holds files that are not synthetic faces; name a new or empty folder")
-    return False
-
-
-def _readme(settings: dict) -> str:
-    made = ", ".join(f"{key}={value}" for key, value in settings.items())
-    return (
-        f"{TITLE}.\n\nThese are synthetic faces in the file layout of {settings['layout']}. "
-        "They are not that data set, and none shows a real person.\n"
-        f"Written by dualtl_lib.faces.synthetic, version {VERSION}, with {made}.\n"
-        "parts/ has an index picture for every picture (the palette and the values follow synthetic.PARTS, counted\n"
-        "from 1), boxes.csv the known square of every face in pixels.\n"
-    )
-
-
-def _in_parallel(work, jobs: list[tuple], workers: int | None, title: str) -> list:
-    """[work(*job) for job in jobs], in processes and with a progress bar."""
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-    if workers > 1:
-        size = 16
-        batches = [jobs[k : k + size] for k in range(0, len(jobs), size)]
-        # Forked workers have imported everything already, which takes longer than drawing a few hundred faces.
-        pool = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn").Pool(workers)
-        done = pool.imap(partial(_batch, work), batches)
-    else:
-        pool, done = nullcontext(), (_batch(work, [job]) for job in jobs)
-    results = []
-    with pool, tqdm(total=len(jobs), desc=title) as bar:
-        for batch in done:
-            results += batch
-            bar.update(len(batch))
-    return results
-
-
-def _batch(work, jobs):
-    cv2.setNumThreads(1)
-    return [work(*job) for job in jobs]
-
-
-def _write_rows(path: Path, rows):
-    path.write_text("".join(f"{name} {value}\n" for name, value in rows))
-
-
-def _write_boxes(folder: Path, boxes: list):
-    lines = ["file,x,y,side\n"] + [f"{file},{x},{y},{side}\n" for file, (x, y, side) in boxes]
-    (folder / "boxes.csv").write_text("".join(lines))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    """A JPEG of an RGB picture [H, W, 3] with TITLE as its comment."""
-    data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    comment = TITLE.encode()
-    return data[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[2:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-_TEXT = _chunk(b"tEXt", b"Title\0" + TITLE.encode())
-_PALETTE = _chunk(
-    b"PLTE",
-    bytes.fromhex(
-        "000000 d9b38c f0d9b5 e08080 e08080 b5d98c 8cb5d9 d94f4f 7f4f2f 7f4f2f 4f7fd9 4f7fd9".replace(" ", "")
-    ),
-)
-
-
-def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
-    """A PNG of a grey picture, or of indices into the palette, [H, W] with TITLE in its metadata.
-
-    Written here because OpenCV's and Pillow's writers are several times slower.
-    """
-    height, width = pixels.shape
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if palette else 0, 0, 0, 0))
-    rows = np.full((height, width + 1), 2, np.uint8)  # each begins with its filter: 2, less the row above
-    rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    body = _chunk(b"IDAT", isal_zlib.compress(rows, 1))
-    return b"\x89PNG\r\n\x1a\n" + header + (_PALETTE if palette else b"") + _TEXT + body + _chunk(b"IEND", b"")
