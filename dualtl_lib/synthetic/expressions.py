@@ -61,7 +61,7 @@ EXPRESSIONS = {
     "neutral": Expression(),
     "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.3}),
     "contempt": Expression((14,), ((2,), (7,), (2, 7)), one_sided=(2, 14)),
-    "disgust": Expression((9,), ((10, 25), (10, 19, 25)), {7: 0.5}),
+    "disgust": Expression((9,), ((10, 25), (10, 19, 25), (10, 19, 25)), {7: 0.5}),
     "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,))),
     "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
     "sadness": Expression((1, 4, 15), ((17,), ())),

@@ -313,7 +313,7 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     sequence = ckplus_sequence(seed, who, number, emotion)
     written = []
     for number, frame in enumerate(sequence.frames, 1):
-        pixels, index = drawn_small(sequence, frame)
+        pixels, index = draw_frame(sequence, frame)
         file = f"{name}/{name.replace('/', '_')}_{number:08d}"
         save_grey(folder / f"cohn-kanade-images/{file}.png", pixels)
         save_index(folder / f"parts/cohn-kanade-images/{file}.png", index)
@@ -323,7 +323,7 @@ def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emoti
     return written
 
 
-def drawn_small(sequence: Sequence, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def draw_frame(sequence: Sequence, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """A grey frame and its index of parts, uint8 [H, W] each, drawn at DRAWN of CKPLUS_SIZE and enlarged."""
     height, width = (round(DRAWN * side) for side in CKPLUS_SIZE)
     view = frame.view

@@ -111,5 +111,5 @@ def glasses(sitter: Sitter):
     rims = [np.concatenate([r, r[:1]]) for r in (ellipse(s * p.eye_gap, 0.03, 0.32, 0.25) for s in (LEFT, RIGHT))]
     arms = [np.array([(s * (p.eye_gap + 0.32), -0.02), (s * 1.0, -0.08)]) for s in (LEFT, RIGHT)]
     arms.append(np.array([(-0.12, -0.02), (0.12, -0.02)]))
-    canvas.stroke(rims, frame, 0.035, 0.95, lift=0.1)
-    canvas.stroke(arms, frame, 0.035, 0.95, lift=0.1)
+    canvas.stroke(rims, frame, 0.026, 0.95, lift=0.1)
+    canvas.stroke(arms, frame, 0.026, 0.95, lift=0.1)
