@@ -1,6 +1,7 @@
 """Who a synthetic person is: proportions, colours, hair, and the attributes of Table 2."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -134,3 +135,9 @@ def draw_attributes(rng: np.random.Generator) -> dict[str, float]:
         name: float(rng.uniform(0.65, 1.0) if rng.random() < rate else rng.uniform(0.0, 0.25))
         for name, rate in RATES.items()
     }
+
+
+@lru_cache(maxsize=4096)  # a person has several pictures, and drawing one takes a twentieth of a picture's time
+def person(seed: int, layout: int, who: int) -> Identity:
+    """Person number `who` of a data set."""
+    return Identity.draw(np.random.default_rng([seed, layout, who]))

@@ -34,9 +34,13 @@ ACTION_UNITS = {
 
 @dataclass(frozen=True)
 class Expression:
-    """The action units of an emotion: `always`, one group of `either`, and each of `sometimes` by its chance.
+    """The action units of an expression.
 
-    `one_sided` units move one corner only. Intensities lie in 0..1.
+    Args:
+        always: Units that every person moves.
+        either: Groups of units, of which a person moves one.
+        sometimes: Further units and the chance of each.
+        one_sided: Units that move on one side only.
     """
 
     always: tuple[int, ...] = ()
@@ -45,7 +49,16 @@ class Expression:
     one_sided: tuple[int, ...] = ()
 
     def draw(self, rng: np.random.Generator, low: float = 0.6, high: float = 1.0) -> dict:
-        """One person's way of showing it: {action unit: (left, right) intensity}."""
+        """Draw one person's way of showing it.
+
+        Args:
+            rng: Source of the random numbers.
+            low: Least intensity of the stronger side.
+            high: Largest intensity.
+
+        Returns:
+            {action unit: (left, right) intensity}.
+        """
         units = list(self.always) + list(self.either[rng.integers(len(self.either))])
         units += [unit for unit, chance in self.sometimes.items() if rng.random() < chance]
         side = rng.integers(2)

@@ -9,9 +9,15 @@ from dualtl_lib.synthetic.expressions import ACTION_UNITS
 
 
 class Features:
-    """Where everything is on one face showing one movement: outlines in face units.
+    """Where everything is on one face that shows one movement: outlines in face units.
 
-    units: {action unit: intensity, or (left, right) intensities}; attributes: {name: strength 0..1 or bool}.
+    Args:
+        person: Who it is.
+        units: {action unit: intensity 0 to 1, or (left, right)}.
+        attributes: {name of Table 2: strength 0 to 1, or bool}.
+
+    Raises:
+        ValueError: If an action unit or an attribute is not known.
     """
 
     def __init__(self, person: Identity, units: dict, attributes: dict):

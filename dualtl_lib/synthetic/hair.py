@@ -49,23 +49,38 @@ def beard(sitter: Sitter):
 
 def hair(sitter: Sitter):
     """Hair in front of the head, or the hat."""
+    p = sitter.person
+    if p.style == "bald":
+        _fringe(sitter)
+    elif p.style == "hat":
+        _hat(sitter)
+    else:
+        _full_hair(sitter)
+
+
+def _fringe(sitter: Sitter):
+    """What is left on a bald head."""
     p, canvas = sitter.person, sitter.canvas
     tone = np.array(p.hair_colour)
-    if p.style == "bald":
-        fringe = [[(s * 1.0, -0.1), (s * 1.02, -0.5), (s * 0.93, -0.75), (s * 0.9, -0.4)] for s in (LEFT, RIGHT)]
-        for outline in fringe:
-            canvas.fill(loop(outline), tone, 0.6, 0.03)
-        return
-    if p.style == "hat":
-        hat = np.array(p.cloth) * 0.8 + 20
-        crown = [(-1.08, -0.7), (-1.05, -1.3), (-0.6, -1.78), (0, -1.86), (0.6, -1.78), (1.05, -1.3), (1.08, -0.7)]
-        canvas.fill(np.concatenate([curve(crown), curve([(1.08, -0.7), (0, -0.84), (-1.08, -0.7)])]), hat)
-        band = np.concatenate(
-            [curve([(-1.1, -0.62), (0, -0.8), (1.1, -0.62)]), curve([(1.1, -0.82), (0, -1.0), (-1.1, -0.82)])]
-        )
-        canvas.fill(band, hat * 0.7)
-        canvas.fill(loop([(-0.9, -0.6), (0, -0.78), (0.9, -0.6), (0, -0.66)]), sitter.dark, 0.6, 0.04)
-        return
+    fringe = [[(s * 1.0, -0.1), (s * 1.02, -0.5), (s * 0.93, -0.75), (s * 0.9, -0.4)] for s in (LEFT, RIGHT)]
+    for outline in fringe:
+        canvas.fill(loop(outline), tone, 0.6, 0.03)
+
+
+def _hat(sitter: Sitter):
+    p, canvas = sitter.person, sitter.canvas
+    hat = np.array(p.cloth) * 0.8 + 20
+    crown = [(-1.08, -0.7), (-1.05, -1.3), (-0.6, -1.78), (0, -1.86), (0.6, -1.78), (1.05, -1.3), (1.08, -0.7)]
+    canvas.fill(np.concatenate([curve(crown), curve([(1.08, -0.7), (0, -0.84), (-1.08, -0.7)])]), hat)
+    band = np.concatenate(
+        [curve([(-1.1, -0.62), (0, -0.8), (1.1, -0.62)]), curve([(1.1, -0.82), (0, -1.0), (-1.1, -0.82)])]
+    )
+    canvas.fill(band, hat * 0.7)
+    canvas.fill(loop([(-0.9, -0.6), (0, -0.78), (0.9, -0.6), (0, -0.66)]), sitter.dark, 0.6, 0.04)
+
+
+def _full_hair(sitter: Sitter):
+    p, canvas, tone = sitter.person, sitter.canvas, np.array(sitter.person.hair_colour)
     high = p.forehead
     hairline = {
         "short": [(0.97, -0.1), (0.88, -0.5), (0.72, high + 0.12), (0.35, high), (0, high + 0.02), (-0.35, high),
@@ -91,6 +106,12 @@ def hair(sitter: Sitter):
         for angle in np.linspace(0.25, np.pi - 0.25, 9):
             x, y = 0.86 * np.cos(angle), -0.5 - 0.62 * np.sin(angle)
             canvas.fill(ellipse(x, y, 0.2, 0.18), tone * sitter.rng.uniform(0.75, 1.2), 0.9, 0.02)
+    _strands(sitter, edge, rise)
+
+
+def _strands(sitter: Sitter, edge: np.ndarray, rise: float):
+    """Lighter and darker hairs from the parting to the hairline `edge`, shape (K, 2)."""
+    p, canvas, tone = sitter.person, sitter.canvas, np.array(sitter.person.hair_colour)
     root = np.array([p.part if p.style in ("side", "long") else 0.0, -rise + 0.1])
     steps = np.linspace(0.06, 0.94, 12) + sitter.rng.uniform(-0.03, 0.03, 12)
     for shade, chosen in ((0.72, steps[::2]), (1.3, steps[1::2])):

@@ -43,6 +43,7 @@ class Scene:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Scene":
+        """A scene at random."""
         return cls(
             light_from=float(rng.uniform(-70, 70)),
             light_height=float(rng.uniform(0, 60)),
@@ -57,12 +58,23 @@ class Scene:
 def paint(
     person: Identity, units: dict, attributes: dict, view: View, scene: Scene, size: tuple[int, int], grey: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A face showing these action units and attributes.
+    """Paint a face that shows these action units and attributes.
 
-    units: {action unit: intensity 0..1, or (left, right)}; attributes: {name of Table 2: strength 0..1 or bool};
-    size: (height, width) in pixels. Returns the picture, uint8 [H, W, 3], or [H, W, 1] if grey, and the index of the
-    part that each pixel shows, uint8 [H, W] (0 outside the face, else see PARTS). Raises ValueError for an action
-    unit or attribute that is not known.
+    Args:
+        person: Who it is.
+        units: {action unit: intensity 0 to 1, or (left, right)}.
+        attributes: {name of Table 2: strength 0 to 1, or bool}.
+        view: Where the face is in the picture.
+        scene: Light and background.
+        size: Height and width in pixels.
+        grey: Paint one channel instead of three.
+
+    Returns:
+        The picture, uint8, shape (H, W, 3), or (H, W, 1) if grey, and the index of the part that each pixel shows,
+        uint8, shape (H, W): 0 outside the face, else see PARTS.
+
+    Raises:
+        ValueError: If an action unit or an attribute is not known.
     """
     features = Features(person, units, attributes)
     canvas = Canvas(*size, view, grey)
@@ -177,3 +189,10 @@ def _dapple(scene: Scene, shape: tuple[int, int]) -> np.ndarray:
     coarse = np.random.default_rng([scene.backdrop, 2]).normal(size=(4, 5))
     smooth = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
     return np.exp(scene.dapple * np.clip(smooth, -1.5, 0.8))
+
+
+def face_box(view: View) -> tuple[float, float, float]:
+    """The square (x, y, side) that OpenCV's frontal-face detector puts around such a face, on average."""
+    x, y = view.project(np.array([[0.0, 0.245]]))[0]
+    side = 2.53 * view.scale
+    return round(x - side / 2, 1), round(y - side / 2, 1), round(side, 1)

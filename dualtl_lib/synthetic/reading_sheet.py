@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from dualtl_lib import paper
 from dualtl_lib.data import crop
-from dualtl_lib.synthetic import faces
+from dualtl_lib.synthetic import sequences
 
 SIDE, COLUMNS, MARGIN, CAPTION = 200, 6, 4, 22  # pixels of a face, faces in a row, pixels between and above them
 PEAKS = 5  # last frames of a sequence that a run takes, as data.ckplus.paper_images does
@@ -29,13 +29,13 @@ class Drawn(NamedTuple):
     pixels: np.ndarray  # uint8 [227, 227]
 
 
-def draw(seed: int, *, n_images: int = 24, subjects: int = faces.CKPLUS_SUBJECTS) -> list[Drawn]:
+def draw(seed: int, *, n_images: int = 24, subjects: int = sequences.CKPLUS_SUBJECTS) -> list[Drawn]:
     """Draw faces at random from the neutral and peak frames of a synthetic CK+.
 
     Each face's expression is drawn first, all with the same chance, so that nobody can name the last faces by counting.
 
     Args:
-        seed: Of the data set, as in `faces.write_ckplus`, and of the choice.
+        seed: Of the data set, as in `sequences.write_ckplus`, and of the choice.
         n_images: How many faces.
         subjects: How many people the data set has.
 
@@ -43,19 +43,19 @@ def draw(seed: int, *, n_images: int = 24, subjects: int = faces.CKPLUS_SUBJECTS
         The faces as the network sees them, in the order of the sheet.
     """
     rng = np.random.default_rng([seed, 9])
-    sequences = [
+    recorded = [
         (who, number, emotion)
-        for who, emotions in enumerate(faces.ckplus_plan(subjects, seed))
+        for who, emotions in enumerate(sequences.ckplus_plan(subjects, seed))
         for number, emotion in enumerate(emotions, 1)
     ]
     drawn = []
     for expression in rng.choice(paper.EXPRESSIONS, n_images).tolist():
-        fitting = [s for s in sequences if expression in ("neutral", s[2])]
+        fitting = [s for s in recorded if expression in ("neutral", s[2])]
         who, number, emotion = fitting[rng.integers(len(fitting))]
-        sequence = faces.ckplus_sequence(seed, who, number, emotion)
+        sequence = sequences.ckplus_sequence(seed, who, number, emotion)
         last = len(sequence.frames)
         frame = 1 if expression == "neutral" else last - int(rng.integers(PEAKS))
-        pixels = Image.fromarray(faces.draw_frame(sequence, sequence.frames[frame - 1])[0])
+        pixels = Image.fromarray(sequences.draw_frame(sequence, sequence.frames[frame - 1])[0])
         x, y, side = sequence.frames[frame - 1].box
         square = crop.resize(pixels.convert("RGB"), crop.squared(x, y, side, side, pixels.size))[0]
         drawn.append(Drawn(expression, f"S{who + 5:03d}/{number:03d}/{frame:08d}", square))

@@ -26,7 +26,19 @@ PALETTE = bytes.fromhex(
 
 
 def write_folder(root, settings: dict, write) -> Path:
-    """Call write(folder) on a folder beside root, then put it in root's place, unless root has the same already."""
+    """Write a folder beside root, then put it in root's place, unless root has the same already.
+
+    Args:
+        root: The folder to write.
+        settings: What decides the content, kept in STAMP.
+        write: Called with the folder to fill.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If root holds anything that was not written here.
+    """
     root = Path(root)
     stamp = settings | {"content": TITLE, "version": VERSION}
     if _has(root, stamp):
@@ -65,14 +77,24 @@ def _readme(settings: dict) -> str:
     return (
         f"{TITLE}.\n\nThese are synthetic faces in the file layout of {settings['layout']}. "
         "They are not that data set, and none shows a real person.\n"
-        f"Written by dualtl_lib.faces.synthetic, version {VERSION}, with {made}.\n"
-        "parts/ has an index picture for every picture (the palette and the values follow synthetic.PARTS, counted\n"
+        f"Written by dualtl_lib.synthetic.faces, version {VERSION}, with {made}.\n"
+        "parts/ has an index picture for every picture (the palette and the values follow portrait.PARTS, counted\n"
         "from 1), boxes.csv the known square of every face in pixels.\n"
     )
 
 
 def in_parallel(work, jobs: list[tuple], workers: int | None, title: str) -> list:
-    """[work(*job) for job in jobs], in processes and with a progress bar."""
+    """Do jobs in processes, with a progress bar.
+
+    Args:
+        work: Called with each job's items.
+        jobs: What to do.
+        workers: How many processes. Default: one a core.
+        title: Of the progress bar.
+
+    Returns:
+        What `work` returned for each job, in order.
+    """
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
     if workers > 1:
         size = 16
@@ -96,10 +118,12 @@ def _batch(work, jobs):
 
 
 def write_rows(path: Path, rows):
+    """Write lines of a name and a value."""
     path.write_text("".join(f"{name} {value}\n" for name, value in rows))
 
 
 def write_boxes(folder: Path, boxes: list):
+    """Write boxes.csv from pairs of a file and its square (x, y, side)."""
     lines = ["file,x,y,side\n"] + [f"{file},{x},{y},{side}\n" for file, (x, y, side) in boxes]
     (folder / "boxes.csv").write_text("".join(lines))
 
