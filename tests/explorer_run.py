@@ -10,13 +10,13 @@ from PIL import Image
 from dualtl_lib import config, files, paper
 from dualtl_lib.experiment import pipeline
 from dualtl_lib.models import caffenet, store
-from dualtl_lib.synthetic import anatomy
+from dualtl_lib.synthetic import anatomy, expressions
 from dualtl_lib.synthetic import faces as synthetic_faces
 
 
 def draw_face(expression: str, rng: np.random.Generator, side: int) -> np.ndarray:
     """A synthetic face, uint8, shape (side, side, 3)."""
-    units = anatomy.EXPRESSIONS[expression].draw(rng)
+    units = expressions.EXPRESSIONS[expression].draw(rng)
     return synthetic_faces.face(anatomy.Identity.draw(rng), units, size=(side, side))[0]
 
 

@@ -1,77 +1,13 @@
-"""Who a synthetic person is, what the face does, and where that puts its features.
+"""Who a synthetic person is: proportions, colours, hair, and the attributes of Table 2."""
 
-The movements are those of the Facial Action Coding System (Ekman and Friesen 1978), numbered as there; expressions
-are put together from them as the CK+ database codes its emotions (Lucey et al. 2010, Table 1).
-"""
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from dualtl_lib import paper
-from dualtl_lib.synthetic.drawing import curve
 
 LEFT, RIGHT = -1, 1  # sides as the viewer sees them
-
-ACTION_UNITS = {
-    1: "inner brow raiser",
-    2: "outer brow raiser",
-    4: "brow lowerer",
-    5: "upper lid raiser",
-    6: "cheek raiser",
-    7: "lid tightener",
-    9: "nose wrinkler",
-    10: "upper lip raiser",
-    12: "lip corner puller",
-    14: "dimpler",
-    15: "lip corner depressor",
-    17: "chin raiser",
-    20: "lip stretcher",
-    23: "lip tightener",
-    24: "lip pressor",
-    25: "lips part",
-    26: "jaw drop",
-    27: "mouth stretch",
-}
-
-
-@dataclass(frozen=True)
-class Expression:
-    """The action units of an emotion: `always`, one group of `either`, and each of `sometimes` by its chance.
-
-    `one_sided` units move one corner only. Intensities lie in 0..1.
-    """
-
-    always: tuple[int, ...] = ()
-    either: tuple[tuple[int, ...], ...] = ((),)
-    sometimes: dict[int, float] = field(default_factory=dict)
-    one_sided: bool = False
-
-    def draw(self, rng: np.random.Generator, low: float = 0.6, high: float = 1.0) -> dict:
-        """One person's way of showing it: {action unit: (left, right) intensity}."""
-        units = list(self.always) + list(self.either[rng.integers(len(self.either))])
-        units += [unit for unit, chance in self.sometimes.items() if rng.random() < chance]
-        side = rng.integers(2)
-        drawn = {}
-        for unit in units:
-            strength = rng.uniform(low, high)
-            weaker = strength * rng.uniform(0.75, 1.0)
-            if self.one_sided and unit == 14:
-                weaker = 0.0
-            drawn[unit] = (strength, weaker) if side else (weaker, strength)
-        return drawn
-
-
-EXPRESSIONS = {
-    "neutral": Expression(),
-    "anger": Expression((4,), ((5, 23), (7, 24), (5, 7, 23), (7, 23, 24), (5, 24)), {17: 0.5}),
-    "contempt": Expression((14,), one_sided=True),
-    "disgust": Expression((), ((9,), (10,), (9, 10)), {17: 0.35, 25: 0.3, 4: 0.3, 7: 0.4}),
-    "fear": Expression((1, 2, 4, 5, 20), ((25,), (25, 26), (25,)), {}),
-    "happy": Expression((6, 12), ((25,), (25,), (25, 26), ())),
-    "sadness": Expression((1, 4, 15), ((17,), ()), {}),
-    "surprise": Expression((1, 2, 5), ((25, 27), (25, 27), (25, 26))),
-}
 
 SKIN = np.float32([[250, 222, 202], [240, 203, 176], [224, 180, 148], [198, 148, 114], [160, 112, 82], [116, 78, 58]])
 HAIR = {
@@ -159,26 +95,26 @@ class Identity:
             hair_colour=tuple(float(c) for c in np.array(HAIR[hair]) * rng.uniform(0.8, 1.2) + rng.normal(0, 4, 3)),
             iris=tuple(float(c) for c in np.array(IRIS[rng.integers(len(IRIS))]) * rng.uniform(0.8, 1.15)),
             cheek_width=about(0.99, 0.03),
-            jaw=about(0.80 if male else 0.75, 0.04),
+            jaw=about(0.80 if male else 0.76, 0.03),
             chin_width=about(0.40 if male else 0.33, 0.05),
             length=about(1.0, 0.05),
             temple=about(0.93, 0.03),
             forehead=about(-0.98, 0.07),
             eye_gap=about(0.435, 0.02),
             eye_width=about(0.215, 0.015),
-            eye_open=about(1.0, 0.13),
-            eye_slant=about(0.02, 0.025),
-            brow_height=about(0.0, 0.045),
-            brow_tilt=about(0.0, 0.035),
-            brow_thick=about(1.1 if male else 0.85, 0.15),
+            eye_open=about(1.0, 0.06),
+            eye_slant=about(0.02, 0.012),
+            brow_height=about(0.0, 0.03),
+            brow_tilt=about(0.0, 0.01),
+            brow_thick=about(1.0 if male else 0.8, 0.1),
             brow_dark=about(0.75, 0.12),
             brow_length=about(1.0, 0.07),
-            nose_width=about(1.0, 0.1),
-            nose_length=about(1.0, 0.06),
+            nose_width=about(1.0, 0.05),
+            nose_length=about(0.97, 0.04),
             mouth_width=about(1.0, 0.09),
-            mouth_height=about(0.0, 0.035),
-            mouth_curve=about(0.0, 0.03),
-            lips=about(0.9 if male else 1.05, 0.12),
+            mouth_height=about(0.0, 0.04),
+            mouth_curve=about(0.0, 0.006),
+            lips=about(0.85 if male else 0.95, 0.07),
             lip_red=about(0.35 if male else 0.55, 0.15),
             ears=about(1.0, 0.12),
             part=float(rng.choice((LEFT, RIGHT)) * rng.uniform(0.2, 0.5)),
@@ -201,176 +137,7 @@ def draw_attributes(rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-class Features:
-    """Where everything is on one face showing one movement: outlines in face units.
-
-    units: {action unit: intensity, or (left, right) intensities}; attributes: {name: strength 0..1 or bool}.
-    """
-
-    def __init__(self, person: Identity, units: dict, attributes: dict):
-        self.person = person
-        self._units = {u: (v, v) if np.isscalar(v) else tuple(v) for u, v in units.items()}
-        unknown = (set(self._units) - set(ACTION_UNITS)) | (set(attributes) - set(paper.ATTRIBUTES))
-        if unknown:
-            raise ValueError(f"no such action unit or attribute: {', '.join(sorted(map(str, unknown)))}")
-        self._attributes = {k: float(v) for k, v in attributes.items()}
-        self._mouth()
-        self._nose()
-        self.brows = {side: self._brow(side) for side in (LEFT, RIGHT)}
-        self.eyes = {side: self._eye(side) for side in (LEFT, RIGHT)}
-        self.contour = self._contour()
-
-    def unit(self, number: int, side: int = 0) -> float:
-        """Intensity of an action unit on a side, or the mean of both."""
-        left, right = self._units.get(number, (0.0, 0.0))
-        return (left + right) / 2 if not side else left if side == LEFT else right
-
-    def has(self, attribute: str) -> float:
-        """Strength of an attribute, 0 to 1."""
-        return self._attributes.get(attribute, 0.0)
-
-    def smile(self, side: int = 0) -> float:
-        """How far the lip corners are pulled up: AU12, or the attribute."""
-        return max(self.unit(12, side), 0.9 * self.has("Smiling"))
-
-    def _contour(self) -> np.ndarray:
-        """The face's edge from ear to ear below, and over the skull: [K, 2] before smoothing."""
-        p, oval = self.person, self.has("Oval_Face")
-        bone = 0.045 * self.has("High_Cheekbones") + 0.02 * self.unit(6)
-        jaw = p.jaw * (1.06 - 0.12 * oval)
-        corner = 1.06 - 0.10 * oval  # where the jaw turns: lower on a square face
-        chin = p.chin_width * (1.12 - 0.18 * oval)
-        end = self.chin
-        right = [
-            (p.temple * 0.62, -1.38),
-            (p.temple * 0.9, -1.0),
-            (p.temple, -0.55),
-            (p.cheek_width, -0.1),
-            (p.cheek_width + bone, 0.28),
-            (0.5 * (p.cheek_width + jaw) + 0.06 - 0.05 * bone, 0.7),
-            (jaw, corner * (1 + 0.25 * (end - 1.5))),
-            (0.5 * (jaw + chin) + 0.02 - 0.03 * oval, end - 0.2),
-            (chin * 0.8, end - 0.035),
-        ]
-        left = [(-x, y) for x, y in reversed(right)]
-        return np.array([(0.0, -1.5), *right, (0.0, end), *left])
-
-    def _eye(self, side: int) -> dict:
-        """Almond, iris and lid lines of one eye."""
-        p, narrow = self.person, self.has("Narrow_Eyes")
-        au5, au7, au6 = (self.unit(n, side) for n in (5, 7, 6))
-        squint = max(au7, 0.8 * self.unit(9, side))
-        cheek = max(au6, 0.35 * self.smile(side))
-        top = 0.118 * p.eye_open * (1 - 0.5 * narrow) + 0.068 * au5 - 0.038 * squint * (1 - 0.6 * au5) - 0.018 * cheek
-        top -= 0.02 * self.unit(4, side) * (1 - au5)
-        bottom = 0.075 * p.eye_open * (1 - 0.45 * narrow) - 0.045 * squint - 0.04 * cheek + 0.008 * au5
-        top, bottom = max(top, 0.022), max(bottom, 0.004)
-        w, x, slant = p.eye_width, p.eye_gap, p.eye_slant
-        inner, outer = x - w, x + w
-        lid = [(inner, 0.03), (x - 0.55 * w, -0.72 * top), (x, -top), (x + 0.55 * w, -0.8 * top), (outer, -slant)]
-        low = [(outer, -slant), (x + 0.5 * w, 0.78 * bottom), (x, bottom + 0.01), (x - 0.5 * w, 0.8 * bottom + 0.02)]
-        flip = np.array([side, 1.0])
-        upper, lower = curve(lid) * flip, curve([*low, (inner, 0.03)]) * flip
-        return dict(
-            upper=upper,
-            lower=lower,
-            outline=np.concatenate([upper, lower[1:-1]]),
-            centre=np.array([side * x, -0.012]),
-            top=top,
-            bottom=bottom,
-        )
-
-    def _brow(self, side: int) -> dict:
-        """Upper and lower edge of one brow, inner end first."""
-        p = self.person
-        au1, au2, au4, au5 = (self.unit(n, side) for n in (1, 2, 4, 5))
-        nose = self.unit(9, side)
-        arch = self.has("Arched_Eyebrows")
-        thick = 0.07 * p.brow_thick * (1 + 0.95 * self.has("Bushy_Eyebrows"))
-        base = -0.31 - p.brow_height - 0.015 * au5
-        x = np.array([0.17, 0.32, 0.5, 0.66, 0.80])
-        x = 0.17 + (x - 0.17) * p.brow_length
-        y = base + np.array([0.02, -0.01, -0.035, -0.03, 0.02])
-        y += p.brow_tilt * np.array([-1.0, -0.5, 0, 0.5, 1.0])
-        y += arch * np.array([0.035, 0.0, -0.06, -0.085, 0.005])
-        inner, outer = np.array([1, 0.75, 0.4, 0.12, 0.0]), np.array([0.0, 0.3, 0.75, 1, 0.85])
-        y -= au1 * 0.15 * inner + au2 * 0.14 * outer
-        lower = max(au4 * (1 - 0.72 * au1), 0.75 * nose)
-        y += lower * (0.125 * inner + 0.035)
-        x = x - 0.05 * max(au4, 0.5 * nose) * inner
-        half = thick * np.array([0.42, 0.55, 0.5, 0.36, 0.06])
-        flip = np.array([side, 1.0])
-        upper = curve(np.stack([x, y - half], 1), 4) * flip
-        under = curve(np.stack([x, y + half], 1), 4) * flip
-        return dict(outline=np.concatenate([upper, under[::-1]]), line=np.stack([x * side, y], 1), thick=thick)
-
-    def _nose(self):
-        """Tip, base and half width of the nose."""
-        p = self.person
-        big, pointy = self.has("Big_Nose"), self.has("Pointy_Nose")
-        wrinkle = max(self.unit(9), 0.25 * self.unit(10))
-        self.nose_wing = (0.215 * p.nose_width) * (1 + 0.42 * big) * (1 - 0.24 * pointy)
-        self.nose_wing += 0.025 * wrinkle + 0.02 * self.smile()
-        self.nose_base = 0.66 * p.nose_length + 0.06 * big - 0.05 * wrinkle
-        self.nose_tip = self.nose_base - 0.06 + 0.075 * pointy
-        self.wrinkle = wrinkle
-
-    def _mouth(self):
-        """Lip edges, the opening, and the chin below."""
-        p, u = self.person, self.unit
-        part = 0.055 * u(25) + 0.1 * self.has("Mouth_Slightly_Open")
-        drop = 0.17 * u(26) + 0.42 * u(27)
-        self.opening = opening = max(part + drop - 0.04 * u(24), 0.0)
-        self.chin = 1.52 * p.length + 0.62 * drop + 0.02 * self.has("Oval_Face") - 0.03 * u(17)
-        pressed = max(u(23), u(24), 0.6 * u(20))
-        raised = max(u(10), 0.6 * u(9))
-        middle = 0.97 + p.mouth_height + 0.04 * (p.length - 1) - 0.06 * u(17) - 0.025 * raised
-        self.mouth_centre = middle
-        self.corner = {}
-        for side in (LEFT, RIGHT):
-            pull, one = self.smile(side), u(14, side)
-            out = 0.36 * p.mouth_width * (1 - 0.22 * u(27) - 0.10 * u(24) - 0.06 * u(23))
-            out += 0.12 * pull + 0.12 * u(20, side) + 0.06 * one - 0.02 * u(15, side)
-            up = p.mouth_curve + 0.155 * pull + 0.125 * one - 0.13 * u(15, side) - 0.045 * u(20, side) - 0.02 * u(10)
-            self.corner[side] = np.array([side * out, middle - up + 0.3 * opening])
-        full = p.lips * (1 + 0.75 * self.has("Big_Lips"))
-        full *= (1 - 0.55 * pressed) * (1 - 0.2 * self.smile()) * (1 - 0.25 * u(27))
-        top, low = 0.085 * full * (1 - 0.25 * raised), 0.115 * full * (1 + 0.1 * u(17))
-        (lx, ly), (rx, ry) = self.corner[LEFT], self.corner[RIGHT]
-        lift = np.array([u(10, LEFT), u(10, RIGHT)]) * 0.07 + 0.55 * 0.07 * np.array([u(9, LEFT), u(9, RIGHT)])
-        inner_top = middle - 0.12 * opening - (0.4 * lift.mean() if opening > 0.02 else 0.25 * lift.mean())
-        inner_low = middle + 0.88 * opening + 0.03 * self.smile() - 0.02 * raised * (opening < 0.02)
-        bow = 0.12 * u(17)  # a raised chin bends the line of the lips upward in the middle
-
-        def across(y, left, right, bend, wide=0.5):
-            """From one corner to the other through the middle."""
-            quarter = (0.32 + 0.12 * min(1.0, opening / 0.3)) if wide is None else wide
-            return [
-                (lx, ly),
-                (lx * 2 * quarter, y + bend + (ly - middle) * 0.42 - left),
-                (0.0, y),
-                (rx * 2 * quarter, y + bend + (ry - middle) * 0.42 - right),
-                (rx, ry),
-            ]
-
-        half = 0.3 + 0.06 * min(1.0, opening / 0.4)
-        self.inner_top = across(inner_top, 0, 0, bow * 0.1 + 0.004 - 0.1 * opening, half)
-        self.inner_low = across(inner_low, 0, 0, bow * 0.1 - 0.06 * opening, half)
-        self.upper_lip = [
-            (lx, ly),
-            (lx * 0.52, inner_top - 0.62 * top + (ly - middle) * 0.34 - lift[0]),
-            (-0.075, inner_top - 1.12 * top - 0.5 * lift.mean()),
-            (0.0, inner_top - 0.88 * top - 0.5 * lift.mean()),
-            (0.075, inner_top - 1.12 * top - 0.5 * lift.mean()),
-            (rx * 0.52, inner_top - 0.62 * top + (ry - middle) * 0.34 - lift[1]),
-            (rx, ry),
-        ]
-        self.lower_lip = [
-            (lx, ly),
-            (lx * 0.6, inner_low + 0.6 * low + (ly - middle) * 0.36 - 0.08 * opening),
-            (lx * 0.25, inner_low + low + (ly - middle) * 0.05),
-            (rx * 0.25, inner_low + low + (ry - middle) * 0.05),
-            (rx * 0.6, inner_low + 0.6 * low + (ry - middle) * 0.36 - 0.08 * opening),
-            (rx, ry),
-        ]
-        self.lip_bottom = inner_low + low
+@lru_cache(maxsize=4096)  # a person has several pictures, and drawing one takes a twentieth of a picture's time
+def person(seed: int, layout: int, who: int) -> Identity:
+    """Person number `who` of a data set."""
+    return Identity.draw(np.random.default_rng([seed, layout, who]))

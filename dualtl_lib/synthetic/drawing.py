@@ -20,8 +20,16 @@ _LUMA = np.float32([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class View:
-    """Where the face is in the picture: x, y of the point between the eyes and scale (pixels per unit), in pixels;
-    roll, yaw and pitch in degrees."""
+    """Where the face is in the picture.
+
+    Args:
+        x: Pixels to the point between the eyes.
+        y: Pixels down to it.
+        scale: Pixels per unit.
+        roll: Degrees.
+        yaw: Degrees.
+        pitch: Degrees.
+    """
 
     x: float
     y: float
@@ -151,8 +159,11 @@ class Canvas:
         self._within = -1
 
     def mirrored(self, *sides):
-        """Each side in turn. What is painted on all of them and differs in nothing but its place is painted at once,
-        with the first: half the shapes of a face are such pairs."""
+        """Each side in turn.
+
+        What is painted on all of them and differs in nothing but its place is painted at once, with the first: half
+        the shapes of a face are such pairs.
+        """
         self._alike = {}
         yield from sides
         self._alike = None
@@ -195,9 +206,12 @@ class Canvas:
         self._shapes.clear()
 
     def _place(self, points, soft: np.ndarray, width: np.ndarray, lift: np.ndarray, within: np.ndarray):
-        """For each shape: its points int32 [L, K, 2] in 1/16 pixels of a mask, the mask's size (width, height), the
-        box (left, top, right, bottom) of the picture that it covers, and how many of the picture's pixels one of the
-        mask's is wide: what is blurred much need not be drawn finely."""
+        """Where each shape goes.
+
+        For each: its points int32 [L, K, 2] in 1/16 pixels of a mask, the mask's size (width, height), the box (left,
+        top, right, bottom) of the picture that it covers, and how many of the picture's pixels one of the mask's is
+        wide: what is blurred much need not be drawn finely.
+        """
         parts = [part for shape in points for part in shape]
         sizes = np.array([part.size // 2 for part in parts])
         counts = np.add.reduceat(sizes, np.cumsum([0, *map(len, points[:-1])]))
@@ -227,8 +241,15 @@ class Canvas:
         return (colours @ _LUMA if self.grey else colours).reshape(len(colours), -1, 1, 1)
 
     def finish(self, light: np.ndarray, contrast: float) -> np.ndarray:
-        """What was noted, painted: uint8 [H, W, C], lit by a smooth field [h, w] of lower resolution, with a contrast
-        about 118."""
+        """Paint what was noted and light it.
+
+        Args:
+            light: A smooth field of factors, shape (h, w), of lower resolution than the picture.
+            contrast: A factor about the grey value 118.
+
+        Returns:
+            The picture, uint8, shape (H, W, C).
+        """
         self.paint()
         channels, height, width = self.pixels.shape
         light = cv2.resize(light * np.float32(contrast), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -5,51 +5,47 @@ own, so the files do not depend on the number of workers. Every file says "synth
 """
 
 import csv
-import json
-import multiprocessing
 import os
-import struct
-import sys
-import tempfile
-import zlib
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from isal import isal_zlib
 from PIL import Image
-from tqdm.auto import tqdm
 
-from dualtl_lib import paper
 from dualtl_lib.synthetic import portrait
-from dualtl_lib.synthetic.anatomy import ACTION_UNITS, EXPRESSIONS, LASTING, Identity, draw_attributes
+from dualtl_lib.synthetic.anatomy import LASTING, Identity, draw_attributes, person
 from dualtl_lib.synthetic.drawing import View
-from dualtl_lib.synthetic.portrait import PARTS, Scene
+from dualtl_lib.synthetic.expressions import ACTION_UNITS, EXPRESSIONS
+from dualtl_lib.synthetic.portrait import PARTS, Scene, face_box
+from dualtl_lib.synthetic.sequences import CKPLUS_COUNTS, CKPLUS_SUBJECTS, ckplus_plan, write_ckplus
+from dualtl_lib.synthetic.writing import (
+    in_parallel,
+    save_index,
+    save_photo,
+    write_boxes,
+    write_folder,
+    write_rows,
+)
 
 __all__ = [
     "ACTION_UNITS",
     "CELEBA_ATTRIBUTES",
+    "CKPLUS_COUNTS",
+    "CKPLUS_SUBJECTS",
     "EXPRESSIONS",
     "PARTS",
     "Identity",
     "Scene",
     "View",
     "box",
+    "ckplus_plan",
     "face",
     "parts",
     "write_celeba",
     "write_ckplus",
 ]
 
-VERSION = 4  # of the generator: a folder written by another is written anew
-TITLE = "synthetic faces: drawn by dualtl_lib, no real person"
-STAMP = "synthetic.json"
-
 CELEBA_SIZE = (218, 178)  # height, width
-CKPLUS_SIZE = (490, 640)
 CELEBA_ATTRIBUTES = tuple(  # all 40, in its order
     """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
     Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male
@@ -57,11 +53,6 @@ CELEBA_ATTRIBUTES = tuple(  # all 40, in its order
     Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
     Wearing_Necktie Young""".split()  # noqa: SIM905
 )
-# Labelled sequences of each emotion in CK+ (Lucey et al. 2010, Table 3), for its 123 people.
-CKPLUS_COUNTS = dict(anger=45, contempt=18, disgust=59, fear=25, happy=69, sadness=28, surprise=83)
-CKPLUS_SUBJECTS = 123
-
-_MOOD = ("Smiling", "Mouth_Slightly_Open")  # attributes that are movements: CK+'s action units say them instead
 
 
 def face(
@@ -72,11 +63,21 @@ def face(
     scene: Scene | None = None,
     size: tuple[int, int] = (227, 227),
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """One synthetic face.
+    """Draw one synthetic face.
 
-    action_units: {number: intensity 0..1, or (left, right) as the viewer sees them}; attributes: {name of Table 2:
-    strength 0..1 or bool}, by default the person's own; size: (height, width). Returns the picture, uint8 RGB
-    [H, W, 3], and {part: bool [H, W]}. Raises ValueError for an unknown action unit or attribute.
+    Args:
+        identity: Who it is.
+        action_units: {number: intensity 0 to 1, or (left, right) as the viewer sees them}.
+        attributes: {name of Table 2: strength 0 to 1, or bool}. Default: the person's own.
+        view: Where the face is in the picture. Default: frontal, in the middle.
+        scene: Light and background.
+        size: Height and width in pixels.
+
+    Returns:
+        The picture, uint8 RGB, shape (H, W, 3), and a mask of each part, {part: bool, shape (H, W)}.
+
+    Raises:
+        ValueError: If an action unit or an attribute is not known.
     """
     height, width = size
     view = view or View(width / 2, 0.44 * height, 0.26 * height)
@@ -86,10 +87,19 @@ def face(
 
 
 def parts(root: str | os.PathLike, file: str, box: tuple | None = None, side: int = 227) -> dict[str, np.ndarray]:
-    """The parts of the face in a picture that write_celeba or write_ckplus wrote: {part: bool [H, W]}.
+    """Read the masks of the parts of a face that `write_celeba` or `write_ckplus` wrote.
 
-    file: the picture's path relative to root. With a box (x, y, side) in pixels, the masks of that square, resized to
-    [side, side]. Left and right are the viewer's; "face" is all of it. Raises FileNotFoundError if there are no masks.
+    Args:
+        root: The data set's folder.
+        file: The picture's path relative to root.
+        box: A square (x, y, side) in pixels to cut out. Default: the whole picture.
+        side: Pixels, the side of the masks of a square.
+
+    Returns:
+        {part: bool, shape (H, W)}. Left and right are the viewer's; "face" is all of it.
+
+    Raises:
+        FileNotFoundError: If the picture has no masks.
     """
     path = (Path(root) / "parts" / file).with_suffix(".png")
     if not path.exists():
@@ -103,9 +113,17 @@ def parts(root: str | os.PathLike, file: str, box: tuple | None = None, side: in
 
 
 def box(root: str | os.PathLike, file: str) -> tuple[float, float, float]:
-    """The known square (x, y, side) of a picture's face in pixels, as a frontal-face detector would frame it.
+    """The known square of a picture's face, as a frontal-face detector would frame it.
 
-    Raises KeyError if the folder's boxes.csv does not have the file.
+    Args:
+        root: The data set's folder.
+        file: The picture's path relative to root.
+
+    Returns:
+        x, y and side in pixels.
+
+    Raises:
+        KeyError: If the folder's boxes.csv does not have the file.
     """
     with open(Path(root) / "boxes.csv", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -120,14 +138,6 @@ def _masks(index: np.ndarray) -> dict[str, np.ndarray]:
     return masks
 
 
-@lru_cache(maxsize=4096)  # a person has several pictures, and drawing one takes a twentieth of a picture's time
-def _person(seed: int, layout: int, who: int) -> Identity:
-    return Identity.draw(np.random.default_rng([seed, layout, who]))
-
-
-# CelebA
-
-
 def write_celeba(
     root: str | os.PathLike, people: int = 600, images: int = 3000, seed: int = 0, workers: int | None = None
 ) -> Path:
@@ -135,8 +145,21 @@ def write_celeba(
 
     list_attr_celeba.txt has all 40 attributes: the 12 of Table 2 are drawn on their own, the others say what the
     picture shows where the generator knows it and are -1 elsewhere. The partitions take about 80, 10 and 10 % of the
-    people. Beside them: parts/, boxes.csv, README.txt. Does nothing if root already has the same. Raises
-    FileExistsError if root holds anything that this function did not write, ValueError if images < people.
+    people. Beside them: parts/, boxes.csv, README.txt. Nothing is written if root already has the same.
+
+    Args:
+        root: The folder to write.
+        people: How many people.
+        images: How many pictures of them, at least one each.
+        seed: The same seed gives the same files.
+        workers: Processes that draw. Default: one a core.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If root holds anything that this function did not write.
+        ValueError: If there are fewer pictures than people, or fewer than 3 people.
     """
     if images < people or people < 3:
         raise ValueError(f"write_celeba needs at least 3 people and an image of each: people={people}, images={images}")
@@ -150,7 +173,7 @@ def write_celeba(
         for place in ("img_align_celeba", "parts/img_align_celeba"):
             (folder / place).mkdir(parents=True)
         jobs = [(folder, seed, number, int(who)) for number, who in enumerate(owner, 1)]
-        rows = _in_parallel(_write_celeba_picture, jobs, workers, "synthetic faces, CelebA's layout")
+        rows = in_parallel(_write_celeba_picture, jobs, workers, "synthetic faces, CelebA's layout")
         names = [f"{number:06d}.jpg" for number in range(1, images + 1)]
         with open(folder / "list_attr_celeba.txt", "w") as lines:
             lines.write(f"{images}\n{' '.join(CELEBA_ATTRIBUTES)} \n")
@@ -158,18 +181,37 @@ def write_celeba(
                 lines.write(f"{name} {' '.join(f'{1 if label else -1:2d}' for label in labels)}\n")
         share = np.random.default_rng([seed, 3]).permutation(people) / people
         partition = np.where(share < 0.8, 0, np.where(share < 0.9, 1, 2))
-        _write_rows(folder / "list_eval_partition.txt", zip(names, partition[owner], strict=True))
-        _write_rows(folder / "identity_CelebA.txt", zip(names, owner + 1, strict=True))
-        _write_boxes(folder, [(f"img_align_celeba/{n}", b) for n, (_, b) in zip(names, rows, strict=True)])
+        write_rows(folder / "list_eval_partition.txt", zip(names, partition[owner], strict=True))
+        write_rows(folder / "identity_CelebA.txt", zip(names, owner + 1, strict=True))
+        write_boxes(folder, [(f"img_align_celeba/{n}", b) for n, (_, b) in zip(names, rows, strict=True)])
 
-    return _write_folder(root, settings, write)
+    return write_folder(root, settings, write)
 
 
 def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
     """Draw and write one picture; returns its 40 labels and its box."""
-    person = _person(seed, 4, who)
+    someone, attributes, view, pixels, index = celeba_picture(seed, number, who)
+    name = f"img_align_celeba/{number:06d}"
+    save_photo(folder / f"{name}.jpg", pixels)
+    save_index(folder / f"parts/{name}.png", index)
+    return celeba_labels(someone, attributes), face_box(view)
+
+
+def celeba_picture(seed: int, number: int, who: int):
+    """Draw one picture in CelebA's layout.
+
+    Args:
+        seed: Of the data set.
+        number: The picture, from 1.
+        who: The person, from 0.
+
+    Returns:
+        The person, the attributes shown, the view, the pixels, uint8 RGB, shape (218, 178, 3), and the index of the
+        parts, uint8, shape (218, 178).
+    """
+    someone = person(seed, 4, who)
     rng = np.random.default_rng([seed, 5, number])
-    attributes = draw_attributes(rng) | {name: person.traits[name] for name in LASTING}
+    attributes = draw_attributes(rng) | {name: someone.traits[name] for name in LASTING}
     # Movements that none of the 12 attributes is about, so that no label gives away another.
     units = {unit: float(rng.uniform(0, 0.5)) for unit in (1, 2, 4, 17) if rng.random() < 0.15}
     view = View(
@@ -180,13 +222,10 @@ def _write_celeba_picture(folder: Path, seed: int, number: int, who: int):
         yaw=rng.normal(0, 7),
         pitch=rng.normal(0, 4),
     )
-    pixels, index = portrait.paint(person, units, attributes, view, Scene.draw(rng), CELEBA_SIZE)
+    pixels, index = portrait.paint(someone, units, attributes, view, Scene.draw(rng), CELEBA_SIZE)
     grain = (np.frombuffer(rng.bytes(index.size), np.uint8) % 9).astype(np.int8).reshape(index.shape) - 4
     pixels = cv2.add(pixels, cv2.merge([grain] * 3), dtype=cv2.CV_8U)  # stops at 0 and 255
-    name = f"img_align_celeba/{number:06d}"
-    (folder / f"{name}.jpg").write_bytes(_jpeg(pixels))
-    (folder / f"parts/{name}.png").write_bytes(_png(index, palette=True))
-    return celeba_labels(person, attributes), face_box(view)
+    return someone, attributes, view, pixels, index
 
 
 def celeba_labels(person: Identity, attributes: dict) -> list[bool]:
@@ -213,225 +252,3 @@ def celeba_labels(person: Identity, attributes: dict) -> list[bool]:
         "Young": person.age < 0.6,
     }
     return [bool(known.get(name, False)) for name in CELEBA_ATTRIBUTES]
-
-
-# CK+
-
-
-def write_ckplus(
-    root: str | os.PathLike, subjects: int = CKPLUS_SUBJECTS, seed: int = 0, workers: int | None = None
-) -> Path:
-    """Write synthetic sequences in CK+'s layout, from neutral to peak, 640x490 grey.
-
-    cohn-kanade-images/S005/001/S005_001_00000001.png and on; the last frame's emotion code (see paper.EXPRESSIONS) in
-    Emotion/S005/001/. With 123 subjects the 327 sequences have CK+'s own counts, with others in proportion; a subject
-    has 1 to 6 of them, all different. Beside them: parts/, boxes.csv, README.txt. Does nothing if root already has the
-    same. Raises FileExistsError if root holds anything that this function did not write, ValueError if subjects < 2.
-    """
-    if not 2 <= subjects <= 900:
-        raise ValueError(f"write_ckplus needs 2 to 900 subjects, for names of the form S005: subjects={subjects}")
-    settings = dict(layout="CK+", subjects=subjects, seed=seed)
-
-    def write(folder: Path):
-        jobs = []
-        for who, emotions in enumerate(ckplus_plan(subjects, seed)):
-            for number, emotion in enumerate(emotions, 1):
-                jobs.append((folder, seed, who, number, emotion))
-        rows = _in_parallel(_write_ckplus_sequence, jobs, workers, "synthetic faces, CK+'s layout")
-        _write_boxes(folder, [row for sequence in rows for row in sequence])
-
-    return _write_folder(root, settings, write)
-
-
-def ckplus_plan(subjects: int, seed: int) -> list[list[str]]:
-    """Which emotions each subject shows, in order: 1 to 6, all different, in CK+'s proportions."""
-    rng = np.random.default_rng([seed, 6])
-    counts = {e: min(subjects, max(1, round(n * subjects / CKPLUS_SUBJECTS))) for e, n in CKPLUS_COUNTS.items()}
-    room = np.ones(subjects, int)
-    while room.sum() < sum(counts.values()):
-        room[rng.choice(np.flatnonzero(room < 6))] += 1
-    plan = [[] for _ in range(subjects)]
-    for emotion, count in sorted(counts.items(), key=lambda item: -item[1]):
-        # Those with most room first: this always finds a way where there is one (Gale, Ryser).
-        for who in np.lexsort([rng.random(subjects), -room])[:count]:
-            plan[who].append(emotion)
-            room[who] -= 1
-    return [list(rng.permutation(emotions)) for emotions in plan]
-
-
-def _write_ckplus_sequence(folder: Path, seed: int, who: int, number: int, emotion: str):
-    """Draw and write one sequence with its label; returns [(file, box)] of its frames."""
-    person = _person(seed, 7, who)
-    rng = np.random.default_rng([seed, 8, who, number])
-    name = f"S{who + 5:03d}/{number:03d}"
-    for place in ("cohn-kanade-images", "parts/cohn-kanade-images", "Emotion"):
-        (folder / place / name).mkdir(parents=True)
-    attributes = {k: v for k, v in person.traits.items() if k not in _MOOD}
-    peak = EXPRESSIONS[emotion].draw(rng, *STRENGTH)
-    peak = peak | {unit: (s, s) for unit, s in _stray_units(rng, peak).items()}
-    frames = int(rng.integers(7, 10))
-    strengths = np.concatenate([[0.0], np.linspace(0.4, 0.75, frames - 6) if frames > 7 else [0.5],
-                                np.linspace(0.84, 1.0, 5)])  # fmt: skip
-    pose = dict(
-        x=rng.uniform(270, 370),
-        y=rng.uniform(185, 235),
-        scale=rng.uniform(104, 132),
-        roll=rng.uniform(-10, 10),
-        yaw=rng.uniform(-12, 12),
-        pitch=rng.uniform(-8, 8),
-    )
-    sway = {key: rng.normal(0, spread) for key, spread in dict(x=5, y=4, roll=1.5, yaw=2, pitch=1.5).items()}
-    scene = Scene.draw(rng)
-    written = []
-    for frame, strength in enumerate(strengths.tolist(), 1):
-        view = View(**{key: value + strength * sway.get(key, 0.0) for key, value in pose.items()})
-        units = {unit: (left * strength, right * strength) for unit, (left, right) in peak.items()}
-        pixels, index = _drawn_small(person, units, attributes, view, scene)
-        file = f"{name}/{name.replace('/', '_')}_{frame:08d}"
-        (folder / f"cohn-kanade-images/{file}.png").write_bytes(_png(pixels))
-        (folder / f"parts/cohn-kanade-images/{file}.png").write_bytes(_png(index, palette=True))
-        written.append((f"cohn-kanade-images/{file}.png", face_box(view)))
-    label = folder / f"Emotion/{file}_emotion.txt"
-    label.write_text(f"   {paper.EXPRESSIONS.index(emotion):.7e}\n")
-    return written
-
-
-def _drawn_small(person: Identity, units: dict, attributes: dict, view: View, scene: Scene):
-    """A grey frame and its index of parts, uint8 [H, W] each, drawn at DRAWN of CKPLUS_SIZE and enlarged."""
-    height, width = (round(DRAWN * side) for side in CKPLUS_SIZE)
-    small = replace(view, x=DRAWN * view.x, y=DRAWN * view.y, scale=DRAWN * view.scale)
-    pixels, index = portrait.paint(person, units, attributes, small, scene, (height, width), grey=True)
-    whole = CKPLUS_SIZE[::-1]
-    return cv2.resize(pixels[..., 0], whole), cv2.resize(index, whole, interpolation=cv2.INTER_NEAREST)
-
-
-DRAWN = 0.6  # a third of the time; a face is then about 180 pixels wide, and the network sees 227 of it
-STRENGTH = (0.5, 1.0)  # intensities of action units at the peak
-
-
-def _stray_units(rng: np.random.Generator, peak: dict) -> dict[int, float]:
-    """Faint movements that do not belong to the emotion, as people make them."""
-    return {u: float(rng.uniform(0.05, 0.25)) for u in (1, 2, 4, 7, 17, 25) if u not in peak and rng.random() < 0.12}
-
-
-def face_box(view: View) -> tuple[float, float, float]:
-    """The square (x, y, side) that OpenCV's frontal-face detector puts around such a face, on average."""
-    x, y = view.project(np.array([[0.0, 0.245]]))[0]
-    side = 2.53 * view.scale
-    return round(x - side / 2, 1), round(y - side / 2, 1), round(side, 1)
-
-
-# Files
-
-
-def _write_folder(root, settings: dict, write) -> Path:
-    """Call write(folder) on a folder beside root, then put it in root's place, unless root has the same already."""
-    root = Path(root)
-    stamp = settings | {"content": TITLE, "version": VERSION}
-    if _has(root, stamp):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.", ignore_cleanup_errors=True) as beside:
-        new, old = Path(beside, "new"), Path(beside, "old")
-        new.mkdir()
-        write(new)
-        (new / "README.txt").write_text(_readme(settings))
-        (new / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        try:
-            os.rename(new, root)  # fails where root holds a set: an old one, or another process's, with its readers
-        except OSError:
-            if not _has(root, stamp):
-                os.rename(root, old)  # deleted only when the new one is in its place: root is never half there
-                os.rename(new, root)
-    return root
-
-
-def _has(root: Path, stamp: dict) -> bool:
-    """Whether root is the whole set of this stamp. Raises FileExistsError if it holds anything not written here."""
-    try:
-        names = os.listdir(root)
-        if STAMP in names:
-            return json.loads((root / STAMP).read_text()) == stamp
-    except FileNotFoundError:  # also where another process moves root away just now
-        return False
-    if names:
-        raise FileExistsError(f"{root}: holds files that are not synthetic faces; name a new or empty folder")
-    return False
-
-
-def _readme(settings: dict) -> str:
-    made = ", ".join(f"{key}={value}" for key, value in settings.items())
-    return (
-        f"{TITLE}.\n\nThese are synthetic faces in the file layout of {settings['layout']}. "
-        "They are not that data set, and none shows a real person.\n"
-        f"Written by dualtl_lib.faces.synthetic, version {VERSION}, with {made}.\n"
-        "parts/ has an index picture for every picture (the palette and the values follow synthetic.PARTS, counted\n"
-        "from 1), boxes.csv the known square of every face in pixels.\n"
-    )
-
-
-def _in_parallel(work, jobs: list[tuple], workers: int | None, title: str) -> list:
-    """[work(*job) for job in jobs], in processes and with a progress bar."""
-    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-    if workers > 1:
-        size = 16
-        batches = [jobs[k : k + size] for k in range(0, len(jobs), size)]
-        # Forked workers have imported everything already, which takes longer than drawing a few hundred faces.
-        pool = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn").Pool(workers)
-        done = pool.imap(partial(_batch, work), batches)
-    else:
-        pool, done = nullcontext(), (_batch(work, [job]) for job in jobs)
-    results = []
-    with pool, tqdm(total=len(jobs), desc=title) as bar:
-        for batch in done:
-            results += batch
-            bar.update(len(batch))
-    return results
-
-
-def _batch(work, jobs):
-    cv2.setNumThreads(1)
-    return [work(*job) for job in jobs]
-
-
-def _write_rows(path: Path, rows):
-    path.write_text("".join(f"{name} {value}\n" for name, value in rows))
-
-
-def _write_boxes(folder: Path, boxes: list):
-    lines = ["file,x,y,side\n"] + [f"{file},{x},{y},{side}\n" for file, (x, y, side) in boxes]
-    (folder / "boxes.csv").write_text("".join(lines))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
-    """A JPEG of an RGB picture [H, W, 3] with TITLE as its comment."""
-    data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    comment = TITLE.encode()
-    return data[:2] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[2:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-_TEXT = _chunk(b"tEXt", b"Title\0" + TITLE.encode())
-_PALETTE = _chunk(
-    b"PLTE",
-    bytes.fromhex(
-        "000000 d9b38c f0d9b5 e08080 e08080 b5d98c 8cb5d9 d94f4f 7f4f2f 7f4f2f 4f7fd9 4f7fd9".replace(" ", "")
-    ),
-)
-
-
-def _png(pixels: np.ndarray, palette: bool = False) -> bytes:
-    """A PNG of a grey picture, or of indices into the palette, [H, W] with TITLE in its metadata.
-
-    Written here because OpenCV's and Pillow's writers are several times slower.
-    """
-    height, width = pixels.shape
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if palette else 0, 0, 0, 0))
-    rows = np.full((height, width + 1), 2, np.uint8)  # each begins with its filter: 2, less the row above
-    rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
-    body = _chunk(b"IDAT", isal_zlib.compress(rows, 1))
-    return b"\x89PNG\r\n\x1a\n" + header + (_PALETTE if palette else b"") + _TEXT + body + _chunk(b"IEND", b"")
