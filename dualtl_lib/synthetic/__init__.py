@@ -1,0 +1,1 @@
+"""The stand-ins for data that cannot be shipped: the embedded trunk, and how it is made."""
