@@ -5,7 +5,7 @@ normalization) on distorted crops of a few photographs, none of which shows a pe
 Asano and Saeed's finding ("The augmented image prior", ICLR 2023).
 
 1. Every layer gets its first weights by ridge regression on the teacher's maps (least_squares.py).
-2. conv3 to conv5 train together. From the rectified maps of each layer, a 1x1 convolution predicts the teacher's
+2. conv4 and conv5 train together. From the rectified maps of each layer, a 1x1 convolution predicts the teacher's
    maps of that layer, and some of a neighbouring layer (GOALS). The loss is the unexplained share of their variance.
 3. The step is the momentum's nearest orthogonal matrix (Muon; Jordan et al. 2024). The norm of each weight matrix stays
    as it is, and with it the scale that local response normalization depends on. Biases are penalized: eq. (9) subtracts
@@ -35,15 +35,14 @@ from dualtl_lib.synthetic import teacher as teachers
 from dualtl_lib.synthetic.least_squares import SPREAD, before_relu, teacher_view
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "distilled.safetensors"
-# What each layer's maps predict of the teacher, and its weight in the loss. "pooled conv2": after max pooling.
+# What each layer's maps predict of the teacher, and its weight in the loss.
 GOALS: Mapping[str, Mapping[str, float]] = {
-    "conv3": {"conv3": 1.0, "pooled conv2": 1.0},
     "conv4": {"conv4": 1.0, "conv3": 0.5},
     "conv5": {"conv5": 1.0, "conv4": 0.5},
 }
-RATES = {"conv3": 0.5, "conv4": 1.0, "conv5": 1.0}  # of Settings.rate
 HEAD_UNIT = 20.0  # divides the maps that a head reads, so that they are of order one
 FLOOR = 0.05  # of the mean variance of a goal's maps, added to each: nearly silent maps do not dominate the loss
+HEAD_RIDGE = 1e-3  # of the mean squared input
 MOMENTUM, WARM_UP = 0.95, 50
 HEAD_RATE, BIAS_RATE = 1e-3, 1e-3  # Adam's; the biases' is in units of their layer's SPREAD
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Muon's iteration
@@ -63,12 +62,12 @@ class Settings:
         seed: Of the pictures.
     """
 
-    iterations: int = 1000
+    iterations: int = 900
     size: int = 131
     batch: int = 48
     rate: float = 0.01
-    penalty: float = 2.0
-    regression_batches: int = 16
+    penalty: float = 20.0
+    regression_batches: int = 8
     seed: int = 0
 
 
@@ -79,7 +78,6 @@ class Distillation:
         self.teacher, self.settings = teacher, settings
         self.trunk = Trunk(name="distilled").requires_grad_(False)
         maps = {layer.name: layer.maps for layer in teacher.layers}
-        maps["pooled conv2"] = maps["conv2"]
         self.heads = nn.ModuleDict()
         for name, goals in GOALS.items():
             ours = self.trunk.layer(name).maps
@@ -125,7 +123,7 @@ class Distillation:
                 products[name] = products.get(name, torch.zeros(())) + inputs.T @ inputs
                 crossed[name] = crossed.get(name, torch.zeros(())) + inputs.T @ wanted
         for name, head in self.heads.items():
-            ridge = least_squares.RIDGE * products[name].diagonal()[:-1].mean()
+            ridge = HEAD_RIDGE * products[name].diagonal()[:-1].mean()
             solved = torch.linalg.solve(products[name] + ridge * torch.eye(len(products[name])), crossed[name])
             head.get_parameter("weight").copy_(solved[:-1].T[:, :, None, None])
             head.get_parameter("bias").copy_(solved[-1])
@@ -136,8 +134,7 @@ class Distillation:
 
     def _goals(self, images: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            found = {name: F.relu(maps) for name, maps in before_relu(self.teacher, teacher_view(images)).items()}
-            return found | {"pooled conv2": F.max_pool2d(found["conv2"], 3, 2)}
+            return {name: F.relu(maps) for name, maps in before_relu(self.teacher, teacher_view(images)).items()}
 
     def losses(self, images: Tensor) -> dict[str, dict[str, Tensor]]:
         """By layer and goal, the share of the teacher's variance that the layer's head leaves unexplained."""
@@ -172,7 +169,7 @@ class Distillation:
             group["lr"] = strength * group["factor"]
         self.adam.step()
         for name in GOALS:
-            self._turn(name, strength * RATES[name] * chosen.rate)
+            self._turn(name, strength * chosen.rate)
         self.iteration += 1
         return [loss.item() for by_goal in losses.values() for loss in by_goal.values()]
 

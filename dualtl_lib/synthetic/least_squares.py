@@ -18,9 +18,10 @@ from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, Trunk
 from dualtl_lib.synthetic import scenes
 
 # RMS that a layer's maps get before the ReLU, on scenes.batch; so large that faces give activations as BVLC's do.
-SPREAD = {"conv1": 74.0, "conv2": 68.0, "conv3": 52.0, "conv4": 28.0, "conv5": 28.0}
-CARRIED = {"conv3": 192, "conv4": 128, "conv5": 0}  # maps with random filters
-RIDGE = 1e-3  # of the mean squared input
+SPREAD = {"conv1": 90.0, "conv2": 90.0, "conv3": 50.0, "conv4": 60.0, "conv5": 43.0}
+CARRIED = {"conv3": 192, "conv4": 128, "conv5": 0}  # maps with random filters of one position
+QUIET = {"conv3": 1.0, "conv4": 0.35}  # of SPREAD: the scale of those maps; conv4's leave the lead to the teacher's
+RIDGE = 0.1  # of the mean squared input
 QUIETEST = 0.3  # of the median RMS: a map quieter than that is not amplified to its layer's SPREAD
 POSITIONS = 400  # of a picture that conv2's regression takes; the deeper layers take all of theirs
 PICTURES = 48  # in a batch
@@ -81,8 +82,9 @@ def initialize(trunk: Trunk, teacher: Trunk, *, size: int, batches: int, seed: i
         random = np.random.default_rng((seed, index))
         rows, carried = [], CARRIED.get(layer.name, 0) // layer.groups
         for weights, chosen in zip(filters, _shared_out(unexplained, per_group - carried), strict=True):
-            extra = torch.from_numpy(random.standard_normal((carried, weights.shape[1]))).float()
-            rows += [weights[chosen], extra]
+            extra = torch.zeros(carried, layer.kernel**2, weights.shape[1] // layer.kernel**2)
+            extra[:, layer.kernel**2 // 2] = torch.from_numpy(random.standard_normal(extra[:, 0].shape)).float()
+            rows += [weights[chosen], extra.transpose(1, 2).flatten(1)]
         conv = trunk.get_submodule(layer.name)
         conv.weight.copy_(torch.cat(rows).view_as(conv.weight))
         conv.bias.zero_()
@@ -108,6 +110,9 @@ def _rescale(trunk: Trunk, name: str, size: int, seed: int) -> None:
     images = scenes.batch(PICTURES, size, np.random.default_rng((seed, 1000)))
     rms = before_relu(trunk, images)[name].square().mean((0, 2, 3)).sqrt()
     gain = SPREAD[name] / rms.clamp_min(QUIETEST * rms.median())
+    groups, carried = trunk.layer(name).groups, CARRIED.get(name, 0)
+    if carried:
+        gain.view(groups, -1)[:, -(carried // groups) :] *= QUIET[name]
     trunk.get_submodule(name).weight.mul_(gain.view(-1, 1, 1, 1))
 
 
