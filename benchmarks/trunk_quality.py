@@ -44,7 +44,7 @@ MAX_EDGE_RISE, MAX_EDGES_LEFT, MAX_ACTIVATION_FACTOR = 0.02, 0.6, 1.5
 
 def portrait() -> Tensor:
     """The NASA portrait in scikit-image, grey and cut to the face: uint8 RGB, shape (1, 3, 227, 227)."""
-    picture = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("L").convert("RGB")
+    picture = Image.open(Path(str(skimage.__file__)).parent / "data" / "astronaut.png").convert("L").convert("RGB")
     return torch.from_numpy(faces.crop.resize(picture, PORTRAIT_BOX).copy()).unsqueeze(0)
 
 
@@ -131,9 +131,9 @@ def probe(trunk: Trunk, root: Path) -> dict[str, float]:
     for name, features in probe_features(trunk, images):
         right = 0
         for train, test in folds:
-            model = make_pipeline(
-                StandardScaler(), PCA(200, random_state=0), LinearSVC(C=0.01, random_state=0)
-            ).fit(features[train], labels[train])
+            model = make_pipeline(StandardScaler(), PCA(200, random_state=0), LinearSVC(C=0.01, random_state=0)).fit(
+                features[train], labels[train]
+            )
             right += int((model.predict(features[test]) == labels[test]).sum())
         found[name] = right / len(labels)
     return found
@@ -162,7 +162,7 @@ def _ratio(table: pd.DataFrame, reference: pd.DataFrame, column: str) -> np.ndar
 
 def main() -> None:
     """Measure the trunks named on the command line, print their tables and write them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("weights", nargs="+", help="names that weights.load knows, or files")
     parser.add_argument("--no-probe", action="store_true", help="leave the probe out, which takes minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)

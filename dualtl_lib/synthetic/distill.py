@@ -1,15 +1,16 @@
 """Making the distilled trunk: `python -m dualtl_lib.synthetic.distill`.
 
-torchvision's AlexNet, trained on ImageNet, teaches the paper's CaffeNet (96-256-384-384-256 maps, groups, local response
-normalization) on distorted crops of a few photographs, none of which shows a person. That few photographs suffice is
-Asano and Saeed's finding ("The augmented image prior", ICLR 2023).
+torchvision's AlexNet, trained on ImageNet, teaches the paper's CaffeNet (96-256-384-384-256 maps, groups, local
+response normalization). The pictures are distorted crops of a few photographs, none of which shows a person. That few
+photographs suffice is a finding of Asano and Saeed ("The augmented image prior", ICLR 2023).
 
-1. Every layer gets its first weights by ridge regression on the teacher's maps (least_squares.py).
-2. conv4 and conv5 train together. From the rectified maps of each layer, a 1x1 convolution predicts the teacher's
-   maps of that layer, and some of a neighbouring layer (GOALS). The loss is the unexplained share of their variance.
-3. The step is the momentum's nearest orthogonal matrix (Muon; Jordan et al. 2024). The norm of each weight matrix stays
-   as it is, and with it the scale that local response normalization depends on. Biases are penalized: eq. (9) subtracts
-   them at every layer, so they must be small against activations, as in BVLC's network.
+1. Every layer gets its first weights by ridge regression on the teacher's maps (least_squares.py). conv1 to conv3 stay
+   as they are then.
+2. conv4 and conv5 train together. From the rectified maps of each layer, a 1x1 convolution predicts the teacher's maps
+   of that layer and of the layer before (GOALS). The loss is the unexplained share of their variance.
+3. Each step moves a weight matrix along an orthogonal matrix close to the momentum (Muon; Jordan et al. 2024). The norm
+   of each weight matrix stays constant. Biases are penalized: eq. (9) subtracts them at every layer, so they must be
+   small against the activations, as in BVLC's network.
 """
 
 import argparse

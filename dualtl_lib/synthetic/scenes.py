@@ -45,7 +45,7 @@ PASTED = 1 / 3  # of the pictures carry a rectangle of another one
 @functools.cache
 def photographs() -> tuple[np.ndarray, ...]:
     """The photographs of PHOTOGRAPHS in its order, uint8 RGB, shape (H, W, 3) each."""
-    folder, found = Path(skimage.__file__).parent / "data", []
+    folder, found = Path(str(skimage.__file__)).parent / "data", []
     for name in PHOTOGRAPHS:
         picture = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
         if picture is None:
