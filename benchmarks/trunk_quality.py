@@ -103,6 +103,8 @@ def probe_faces(root: Path) -> tuple[Tensor, np.ndarray, np.ndarray]:
             if found is None:
                 raise ValueError(f"{file}: expected a name that begins with the person, such as S005_001_00000011.png")
             grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+            if grey is None:
+                raise ValueError(f"{file}: expected a picture")
             images.append(cv2.resize(grey, (227, 227), interpolation=cv2.INTER_CUBIC))
             labels.append(label)
             people.append(found[0])

@@ -33,7 +33,7 @@ from dualtl_lib import runs
 from dualtl_lib.caffenet import Trunk
 from dualtl_lib.synthetic import least_squares, scenes
 from dualtl_lib.synthetic import teacher as teachers
-from dualtl_lib.synthetic.least_squares import SPREAD, before_relu, teacher_view
+from dualtl_lib.synthetic.least_squares import CARRIED, SPREAD, before_relu, convolution, teacher_view
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "distilled.safetensors"
 # What each layer's maps predict of the teacher, and its weight in the loss.
@@ -63,7 +63,7 @@ class Settings:
         seed: Of the pictures.
     """
 
-    iterations: int = 900
+    iterations: int = 600
     size: int = 131
     batch: int = 48
     rate: float = 0.01
@@ -95,10 +95,10 @@ class Distillation:
         self.curve: list[list[float]] = []  # iteration, then the unexplained share of every layer's goals
 
     def _weight(self, name: str) -> Tensor:
-        return self.trunk.get_submodule(name).weight
+        return convolution(self.trunk, name).weight
 
     def _bias(self, name: str) -> Tensor:
-        return self.trunk.get_submodule(name).bias
+        return convolution(self.trunk, name).get_parameter("bias")
 
     def initialize(self) -> None:
         """First weights of the trunk and of the heads."""
@@ -176,14 +176,16 @@ class Distillation:
 
     @torch.no_grad()
     def _turn(self, name: str, rate: float) -> None:
-        """Move each group's weight matrix by `rate` of its norm, which stays as it is."""
+        """Move each group's weight matrix by `rate` of its norm, which stays constant; random filters stay as well."""
         weight, momentum, groups = self._weight(name), self.momentum[name], self.trunk.layer(name).groups
+        learned = (len(weight) - CARRIED[name]) // groups
         gradient = weight.grad
         if gradient is None:
             raise RuntimeError(f"{name} has no gradient")
         momentum.lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)
         for part, direction in zip(weight.chunk(groups), ahead.chunk(groups), strict=True):
+            part, direction = part[:learned], direction[:learned]
             norm = part.norm()
             turned = orthogonal(direction.flatten(1)).view_as(part)
             part.sub_(turned * (rate * norm / min(len(part), part[0].numel()) ** 0.5))

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, Trunk
 from dualtl_lib.synthetic import scenes
 
 # RMS that a layer's maps get before the ReLU, on scenes.batch; so large that faces give activations as BVLC's do.
-SPREAD = {"conv1": 90.0, "conv2": 90.0, "conv3": 50.0, "conv4": 60.0, "conv5": 43.0}
-CARRIED = {"conv3": 192, "conv4": 128, "conv5": 0}  # maps with random filters of one position
-QUIET = {"conv3": 1.0, "conv4": 0.35}  # of SPREAD: the scale of those maps; conv4's leave the lead to the teacher's
+SPREAD = {"conv1": 90.0, "conv2": 90.0, "conv3": 50.0, "conv4": 34.0, "conv5": 43.0}
+CARRIED = {"conv3": 192, "conv4": 192, "conv5": 64}  # maps with random filters, the last of each group
 RIDGE = 0.1  # of the mean squared input
 QUIETEST = 0.3  # of the median RMS: a map quieter than that is not amplified to its layer's SPREAD
 POSITIONS = 400  # of a picture that conv2's regression takes; the deeper layers take all of theirs
@@ -35,6 +34,14 @@ def teacher_view(images: Tensor) -> Tensor:
     """
     size = images.shape[-1]
     return images[:, :, 2 : size - 1, 2 : size - 1]
+
+
+def convolution(trunk: Trunk, name: str) -> nn.Conv2d:
+    """The convolution of a layer."""
+    found = trunk.get_submodule(name)
+    if not isinstance(found, nn.Conv2d):
+        raise TypeError(f"{name}: expected a convolution, found a {type(found).__name__}")
+    return found
 
 
 def prepared(trunk: Trunk, images: Tensor) -> Tensor:
@@ -82,12 +89,11 @@ def initialize(trunk: Trunk, teacher: Trunk, *, size: int, batches: int, seed: i
         random = np.random.default_rng((seed, index))
         rows, carried = [], CARRIED.get(layer.name, 0) // layer.groups
         for weights, chosen in zip(filters, _shared_out(unexplained, per_group - carried), strict=True):
-            extra = torch.zeros(carried, layer.kernel**2, weights.shape[1] // layer.kernel**2)
-            extra[:, layer.kernel**2 // 2] = torch.from_numpy(random.standard_normal(extra[:, 0].shape)).float()
-            rows += [weights[chosen], extra.transpose(1, 2).flatten(1)]
-        conv = trunk.get_submodule(layer.name)
+            extra = torch.from_numpy(random.standard_normal((carried, weights.shape[1]))).float()
+            rows += [weights[chosen], extra]
+        conv = convolution(trunk, layer.name)
         conv.weight.copy_(torch.cat(rows).view_as(conv.weight))
-        conv.bias.zero_()
+        nn.init.zeros_(conv.get_parameter("bias"))
         _rescale(trunk, layer.name, size, seed)
         left[layer.name] = float(unexplained.min(0).values.mean())
     return left
@@ -98,11 +104,11 @@ def _first_layer(trunk: Trunk, teacher: Trunk) -> None:
     ours, theirs = trunk.transform, teacher.transform
     if (ours.colour, ours.scale, theirs.colour) != ("BGR", 1.0, "RGB"):
         raise ValueError(f"expected a student for BGR from 0 to 255 and a teacher for RGB, found {ours} and {theirs}")
-    filters = (teacher.get_submodule("conv1").weight / torch.tensor(theirs.std).view(3, 1, 1)).flip(1)
+    filters = (convolution(teacher, "conv1").weight / torch.tensor(theirs.std).view(3, 1, 1)).flip(1)
     order = filters.sum(1).square().sum((1, 2)).argsort(descending=True)
-    conv = trunk.get_submodule("conv1")
+    conv = convolution(trunk, "conv1")
     conv.weight.copy_(torch.cat([filters[order], -filters[order[: conv.out_channels - len(order)]]]))
-    conv.bias.zero_()
+    nn.init.zeros_(conv.get_parameter("bias"))
 
 
 def _rescale(trunk: Trunk, name: str, size: int, seed: int) -> None:
@@ -110,10 +116,7 @@ def _rescale(trunk: Trunk, name: str, size: int, seed: int) -> None:
     images = scenes.batch(PICTURES, size, np.random.default_rng((seed, 1000)))
     rms = before_relu(trunk, images)[name].square().mean((0, 2, 3)).sqrt()
     gain = SPREAD[name] / rms.clamp_min(QUIETEST * rms.median())
-    groups, carried = trunk.layer(name).groups, CARRIED.get(name, 0)
-    if carried:
-        gain.view(groups, -1)[:, -(carried // groups) :] *= QUIET[name]
-    trunk.get_submodule(name).weight.mul_(gain.view(-1, 1, 1, 1))
+    convolution(trunk, name).weight.mul_(gain.view(-1, 1, 1, 1))
 
 
 def _pairs(

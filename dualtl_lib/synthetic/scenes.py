@@ -79,7 +79,7 @@ def _crop(size: int, rng: np.random.Generator) -> np.ndarray:
     shares = np.array(list(PHOTOGRAPHS.values()))
     photograph = photographs()[rng.choice(len(shares), p=shares / shares.sum())]
     height, width = photograph.shape[:2]
-    side = min(height, width) * math.exp(rng.uniform(*map(math.log, CROP)))
+    side = min(height, width) * math.exp(rng.uniform(math.log(CROP[0]), math.log(CROP[1])))
     scale = size / side
     angle = rng.normal(0, 0.25) if rng.random() < 0.7 else rng.uniform(-math.pi, math.pi)
     centre = rng.uniform(side / 2, width - side / 2), rng.uniform(side / 2, height - side / 2)

@@ -50,7 +50,7 @@ def from_pickle(content: bytes) -> Trunk:
         ValueError: If the pickle holds anything but arrays, or not this network's.
     """
     found = ArraysOnly(io.BytesIO(content)).load()
-    layers = found.get("AlexNet_0") if isinstance(found, Mapping) else None
+    layers: Any = found.get("AlexNet_0") if isinstance(found, Mapping) else None
     trunk = Trunk(TORCHVISION_ALEXNET, "pool-norm", weights.TORCHVISION_TRANSFORM, NAME)
     try:
         if layers is None:
