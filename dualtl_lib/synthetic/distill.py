@@ -63,7 +63,7 @@ class Settings:
         seed: Of the pictures.
     """
 
-    iterations: int = 600
+    iterations: int = 500
     size: int = 131
     batch: int = 48
     rate: float = 0.01
