@@ -11,6 +11,7 @@ photographs suffice is a finding of Asano and Saeed ("The augmented image prior"
 3. Each step moves a weight matrix along an orthogonal matrix close to the momentum (Muon; Jordan et al. 2024). The norm
    of each weight matrix stays constant. Biases are penalized: eq. (9) subtracts them at every layer, so they must be
    small against the activations, as in BVLC's network.
+4. Maps of conv3 to conv5 are rescaled, which changes no output (selectivity.py).
 """
 
 import argparse
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 
 from dualtl_lib import runs
 from dualtl_lib.caffenet import Trunk
-from dualtl_lib.synthetic import least_squares, scenes
+from dualtl_lib.synthetic import least_squares, scenes, selectivity
 from dualtl_lib.synthetic import teacher as teachers
 from dualtl_lib.synthetic.least_squares import CARRIED, SPREAD, before_relu, convolution, teacher_view
 
@@ -267,6 +268,7 @@ def distill(
                 bar.write(" ".join(map(str, training.curve[-1])))
                 if checkpoint:
                     training.save(checkpoint)
+    selectivity.apply(training.trunk, size=settings.size, seed=settings.seed)
     _write(training, out)
     return out
 

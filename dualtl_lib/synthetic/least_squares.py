@@ -19,7 +19,7 @@ from dualtl_lib.synthetic import scenes
 
 # RMS that a layer's maps get before the ReLU, on scenes.batch; so large that faces give activations as BVLC's do.
 SPREAD = {"conv1": 90.0, "conv2": 90.0, "conv3": 50.0, "conv4": 34.0, "conv5": 43.0}
-CARRIED = {"conv3": 256, "conv4": 192, "conv5": 128}  # maps with random filters, the last of each group
+CARRIED = {"conv3": 192, "conv4": 192, "conv5": 128}  # maps with random filters, the last of each group
 RIDGE = 0.1  # of the mean squared input
 QUIETEST = 0.3  # of the median RMS: a map quieter than that is not amplified to its layer's SPREAD
 POSITIONS = 400  # of a picture that conv2's regression takes; the deeper layers take all of theirs
