@@ -1,10 +1,10 @@
 """How good a trunk is for the figures and for expressions: projections, activations, and a linear probe on CK+48.
 
-python benchmarks/trunk_quality.py embedded [distilled.safetensors …] [--no-probe] [--out FILE.json]
+python benchmarks/trunk_quality.py embedded [distilled.safetensors …] [--no-probe] [--anew] [--out FILE.json]
 
 BVLC's AlexNet is measured beside them where the data folder has it (`weights/bvlc_alexnet_conv.safetensors`). The faces
 are the NASA portrait of scikit-image, grey and cut to the face, and 16 synthetic faces. The probe needs `ckplus48` in
-the data folder. Writes benchmarks/results/trunk_quality.json.
+the data folder. Writes benchmarks/results/trunk_quality.json; what that file has of BVLC's is not measured again.
 """
 
 import argparse
@@ -167,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("weights", nargs="+", help="names that weights.load knows, or files")
     parser.add_argument("--no-probe", action="store_true", help="leave the probe out, which takes minutes")
+    parser.add_argument("--anew", action="store_true", help="measure BVLC's weights again")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     images = {"portrait": portrait(), f"{N_FACES} synthetic faces": synthetic_faces()}
@@ -178,7 +179,11 @@ def main() -> None:
         print(f"without BVLC's weights and the probe: {error}")
     has_probe = not chosen.no_probe and data is not None and (data / "ckplus48").is_dir()
     tables: dict[str, dict[str, pd.DataFrame]] = {}
+    if not chosen.anew and (kept := earlier(chosen.out, Path(BVLC).name)):
+        tables[BVLC] = kept
     for name in names:
+        if name in tables:
+            continue
         trunk = weights.load(name)
         probed = probe(trunk, data / "ckplus48") if has_probe and data else None
         tables[name] = {faces_: measure(trunk, pixels) for faces_, pixels in images.items()}
@@ -189,6 +194,14 @@ def main() -> None:
             print(f"\n{name}, {faces_}\n{table.round(3).to_string(index=False)}")
             print({goal: "met" if met else "missed" for goal, met in verdicts(table, reference).items()}, flush=True)
     write(chosen.out, tables)
+
+
+def earlier(path: Path, name: str) -> dict[str, pd.DataFrame]:
+    """What a file that `write` wrote has of these weights: by set of faces, one row for each layer."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text())["results"]
+    return {entry["faces"]: pd.DataFrame(entry["layers"]) for entry in found if entry["weights"] == name}
 
 
 def write(path: Path, tables: dict[str, dict[str, pd.DataFrame]]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dualtl_lib import weights
 from dualtl_lib.caffenet import TORCHVISION_ALEXNET, Trunk
-from dualtl_lib.synthetic import distill, least_squares, scenes, teacher
+from dualtl_lib.synthetic import distill, least_squares, scenes, selectivity, teacher
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -124,3 +124,14 @@ def test_the_shipped_trunk_shows_its_features_and_not_its_biases():
     assert distill.FILE.stat().st_size <= 5e6
     table = quality.measure(weights.load(distill.FILE), quality.portrait())
     assert all(quality.verdicts(table, None).values()), table.to_string()
+
+
+def test_rescaled_maps_change_no_output():
+    trunk, images = Trunk().requires_grad_(False), scenes.batch(1, 131, np.random.default_rng(0))
+    before = least_squares.before_relu(trunk, images)
+    selectivity.rescale(trunk, {name: torch.rand(384) + 0.5 for name in ("conv3", "conv4")})
+    after = least_squares.before_relu(trunk, images)
+    assert torch.allclose(after["conv5"], before["conv5"], rtol=1e-4, atol=1e-4 * before["conv5"].abs().max())
+    assert not torch.allclose(after["conv4"], before["conv4"])
+    with pytest.raises(ValueError, match="conv2"):
+        selectivity.rescale(trunk, {"conv2": torch.ones(256)})

@@ -46,7 +46,7 @@ def apply(trunk: Trunk, *, size: int, seed: int) -> None:
 
 
 def selectivity(maps: Tensor) -> Tensor:
-    """Fourth root of the mean fourth power over the RMS of rectified maps (N, C, H, W): 1 where constant; shape (C,)."""
+    """Fourth root of the mean fourth power over the RMS, of rectified maps (N, C, H, W): 1 if constant; shape (C,)."""
     values = maps + SILENT * maps.mean()
     return values.pow(4).mean((0, 2, 3)).pow(0.25) / values.square().mean((0, 2, 3)).sqrt()
 
