@@ -28,9 +28,14 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.nn import functional as F
 
-from dualtl_lib import faces, measures, runs, weights
-from dualtl_lib.caffenet import Trunk
-from dualtl_lib.deconvnet import Deconvnet
+from dualtl_lib import files
+from dualtl_lib.data import crop
+from dualtl_lib.data.ckplus import CKPlus
+from dualtl_lib.models import weights
+from dualtl_lib.models.caffenet import Trunk
+from dualtl_lib.synthetic import faces
+from dualtl_lib.visualize import measures
+from dualtl_lib.visualize.deconvnet import Deconvnet
 
 BVLC = "$DATA/weights/bvlc_alexnet_conv.safetensors"
 RESULTS = Path(__file__).parent / "results" / "trunk_quality.json"
@@ -45,14 +50,14 @@ MAX_EDGE_RISE, MAX_EDGES_LEFT, MAX_ACTIVATION_FACTOR = 0.02, 0.6, 1.5
 def portrait() -> Tensor:
     """The NASA portrait in scikit-image, grey and cut to the face: uint8 RGB, shape (1, 3, 227, 227)."""
     picture = Image.open(Path(str(skimage.__file__)).parent / "data" / "astronaut.png").convert("L").convert("RGB")
-    return torch.from_numpy(faces.crop.resize(picture, PORTRAIT_BOX).copy()).unsqueeze(0)
+    return torch.from_numpy(crop.resize(picture, PORTRAIT_BOX).copy()).unsqueeze(0)
 
 
 def synthetic_faces(n: int = N_FACES, seed: int = 0) -> Tensor:
     """Synthetic faces of n people, spread over the expressions: uint8 RGB, shape (N, 3, 227, 227)."""
     with tempfile.TemporaryDirectory() as folder:
-        data = faces.CKPlus(faces.synthetic.write_ckplus(Path(folder) / "ckplus", subjects=n, seed=seed, workers=1))
-        return data.batch(measures.spread(data, n)).clone()
+        data = CKPlus(faces.write_ckplus(Path(folder) / "ckplus", subjects=n, seed=seed, workers=1))
+        return data.batch(measures.evenly_spaced(data, n)).clone()
 
 
 def bias_share(trunk: Trunk, images: Tensor, layer: str) -> np.ndarray:
@@ -83,8 +88,8 @@ def measure(trunk: Trunk, images: Tensor) -> pd.DataFrame:
         mean, rms = levels[layer.name]
         everything, strongest = net.reconstruct(images, layer.name), net.reconstruct(images, layer.name, top=1)
         row = {"layer": layer.name, "n": len(images), "bias share": share.mean(), "bias share, largest": share.max()}
-        row |= {"edges": measures.edge_agreement(everything, images).mean()}
-        row |= {"eyes and mouth": measures.concentration(strongest).mean()}
+        row |= {"edges": measures.edge_correlation(everything, images).mean()}
+        row |= {"eyes and mouth": measures.region_energy(strongest).mean()}
         rows.append(row | {"mean activation": mean, "RMS activation": rms})
     return pd.DataFrame(rows)
 
@@ -119,7 +124,7 @@ def probe_features(trunk: Trunk, images: Tensor, batch: int = 64) -> Iterator[tu
     for part in images.split(batch):
         x = trunk.transform(part.contiguous()).contiguous(memory_format=torch.channels_last)
         for layer in trunk.layers:
-            x = trunk.stage(layer.name, x)
+            x = trunk(x, start=layer.name, stop=layer.name)
             pieces[layer.name].append(F.adaptive_avg_pool2d(x, GRID).flatten(1))
     for name, parts in pieces.items():
         yield name, torch.cat(parts).numpy()
@@ -165,7 +170,7 @@ def _ratio(table: pd.DataFrame, reference: pd.DataFrame, column: str) -> np.ndar
 def main() -> None:
     """Measure the trunks named on the command line, print their tables and write them as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("weights", nargs="+", help="names that weights.load knows, or files")
+    parser.add_argument("weights", nargs="+", help="names that weights.load_trunk knows, or files")
     parser.add_argument("--no-probe", action="store_true", help="leave the probe out, which takes minutes")
     parser.add_argument("--anew", action="store_true", help="measure BVLC's weights again")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -173,8 +178,8 @@ def main() -> None:
     images = {"portrait": portrait(), f"{N_FACES} synthetic faces": synthetic_faces()}
     names, data = list(chosen.weights), None
     try:
-        data = weights.data_root()
-        names = [BVLC, *names] if weights.expand(BVLC).is_file() else names
+        data = files.data_root()
+        names = [BVLC, *names] if files.expand(BVLC).is_file() else names
     except FileNotFoundError as error:
         print(f"without BVLC's weights and the probe: {error}")
     has_probe = not chosen.no_probe and data is not None and (data / "ckplus48").is_dir()
@@ -184,7 +189,7 @@ def main() -> None:
     for name in names:
         if name in tables:
             continue
-        trunk = weights.load(name)
+        trunk = weights.load_trunk(name)
         probed = probe(trunk, data / "ckplus48") if has_probe and data else None
         tables[name] = {faces_: measure(trunk, pixels) for faces_, pixels in images.items()}
         for faces_, table in tables[name].items():
@@ -212,8 +217,8 @@ def write(path: Path, tables: dict[str, dict[str, pd.DataFrame]]) -> None:
             reference = tables[BVLC][faces_] if BVLC in tables and name != BVLC else None
             entry = {"weights": Path(name).name, "faces": faces_, "layers": table.round(4).to_dict("records")}
             content.append(entry | {"goals met": verdicts(table, reference)})
-    with runs.replacing(path) as part:
-        part.write_text(json.dumps({"results": content, "provenance": runs.provenance()}, indent=1) + "\n")
+    with files.atomic_write(path) as part:
+        part.write_text(json.dumps({"results": content, "provenance": files.provenance()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

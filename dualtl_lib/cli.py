@@ -99,10 +99,10 @@ def _summary(args: argparse.Namespace) -> None:
     print(summary.text(_run(args)))
 
 
-def _pretrain(args: argparse.Namespace) -> None:
-    from dualtl_lib.synthetic import pretraining
+def _distill(args: argparse.Namespace) -> None:
+    from dualtl_lib.synthetic import distill
 
-    pretraining.main(args.rest)
+    distill.main(args.rest)
 
 
 def _add_data(commands) -> None:
@@ -154,8 +154,8 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_weights(commands)
     _add_runs(commands)
-    pretrain = commands.add_parser("pretrain", help="remake the embedded trunk", add_help=False)
-    pretrain.set_defaults(call=_pretrain)
+    distill = commands.add_parser("distill", help="remake the embedded trunk", add_help=False)
+    distill.set_defaults(call=_distill)
     return top
 
 
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error that says what is wrong ends it with that sentence and status 1."""
     top = parser()
     args, args.rest = top.parse_known_args(arguments)
-    if args.rest and args.command != "pretrain":  # which has options of its own
+    if args.rest and args.command != "distill":  # which has options of its own
         top.error(f"unrecognized arguments: {' '.join(args.rest)}")
     try:
         args.call(args)

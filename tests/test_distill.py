@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dualtl_lib import weights
-from dualtl_lib.caffenet import TORCHVISION_ALEXNET, Trunk
+from dualtl_lib.models import store, weights
+from dualtl_lib.models.caffenet import TORCHVISION_ALEXNET, Trunk
 from dualtl_lib.synthetic import distill, least_squares, scenes, selectivity, teacher
 
 HOME = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ HOME = Path(__file__).resolve().parent.parent
 def random_teacher() -> Trunk:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        trunk = Trunk(TORCHVISION_ALEXNET, "pool-norm", weights.TORCHVISION_TRANSFORM, "random")
+        trunk = Trunk(TORCHVISION_ALEXNET, transform=weights.SOURCES["torchvision-alexnet"].transform)
     return trunk.requires_grad_(False)
 
 
@@ -77,7 +77,7 @@ def test_a_pickle_of_arrays_becomes_the_teacher():
 
 
 def test_another_network_is_no_teacher(tmp_path):
-    path = weights.save_model(Trunk(), tmp_path / "caffenet.safetensors")
+    path = store.save_model(Trunk(), tmp_path / "caffenet.safetensors")
     with pytest.raises(ValueError, match="teacher"):
         teacher.load(path)
 
@@ -122,7 +122,7 @@ def test_the_shipped_trunk_shows_its_features_and_not_its_biases():
     """On the portrait: the two goals of benchmarks/trunk_quality.py that need no other network's weights."""
     quality = trunk_quality()
     assert distill.FILE.stat().st_size <= 5e6
-    table = quality.measure(weights.load(distill.FILE), quality.portrait())
+    table = quality.measure(weights.load_trunk(distill.FILE), quality.portrait())
     assert all(quality.verdicts(table, None).values()), table.to_string()
 
 

@@ -1,13 +1,12 @@
 """KDEF, JAFFE, RAF-DB and FER2013 as they are distributed, on generated files."""
 
-import warnings
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dualtl_lib.data import layouts, splits
+from dualtl_lib.data import layouts
 from dualtl_lib.data.ckplus import open_expressions
 
 
@@ -28,7 +27,9 @@ def write(root, *names):
 
 
 def labelled(faces) -> dict:
-    return {file: (faces.classes[k], who) for file, k, who in zip(faces.files, faces.targets, faces.people, strict=True)}
+    return {
+        file: (faces.classes[k], who) for file, k, who in zip(faces.files, faces.targets, faces.people, strict=True)
+    }
 
 
 @pytest.mark.parametrize(

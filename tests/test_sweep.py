@@ -278,8 +278,8 @@ def test_the_command_line_says_what_is_wrong(capsys):
     assert "unrecognized arguments: --fast" in capsys.readouterr().err
 
 
-def test_pretraining_has_options_of_its_own(monkeypatch):
+def test_distillation_has_options_of_its_own(monkeypatch):
     given = []
-    monkeypatch.setattr("dualtl_lib.synthetic.pretraining.main", given.append)
-    assert main(["pretrain", "--resume", "--out", "x"]) == 0
-    assert given == [["--resume", "--out", "x"]]
+    monkeypatch.setattr("dualtl_lib.synthetic.distill.main", given.append)
+    assert main(["distill", "--seed=1", "--out", "x"]) == 0
+    assert given == [["--seed=1", "--out", "x"]]

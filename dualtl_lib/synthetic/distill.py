@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dualtl_lib import runs
-from dualtl_lib.caffenet import Trunk
+from dualtl_lib import files
+from dualtl_lib.models.caffenet import Trunk
 from dualtl_lib.synthetic import least_squares, scenes, selectivity
 from dualtl_lib.synthetic import teacher as teachers
 from dualtl_lib.synthetic.least_squares import CARRIED, SPREAD, before_relu, convolution, teacher_view
 
-FILE = Path(__file__).resolve().parent.parent / "data" / "distilled.safetensors"
+FILE = Path(__file__).resolve().parent.parent / "models" / "embedded.safetensors"
 # What each layer's maps predict of the teacher, and its weight in the loss.
 GOALS: Mapping[str, Mapping[str, float]] = {
     "conv4": {"conv4": 1.0, "conv3": 0.5},
@@ -197,7 +197,7 @@ class Distillation:
         state = {"trunk": self.trunk.state_dict(), "heads": self.heads.state_dict(), "adam": self.adam.state_dict()}
         state |= {"momentum": self.momentum, "iteration": self.iteration, "curve": self.curve}
         state |= {"settings": asdict(self.settings), "regression": self.regression, "seconds": self.seconds}
-        with runs.replacing(path) as part:
+        with files.atomic_write(path) as part:
             torch.save(state, part)
 
     def load(self, path: Path) -> None:
@@ -287,12 +287,12 @@ def _write(training: Distillation, out: Path) -> None:
         "unexplained by regression": training.regression,
         "curve": ["iteration", *(f"{goal} from {name}" for name, goals in GOALS.items() for goal in goals)],
         "points": training.curve,
-        **runs.provenance(),
+        **files.provenance(),
     }
     tensors = {name: value.half().contiguous() for name, value in training.trunk.state_dict().items()}
-    with runs.replacing(out) as part:
+    with files.atomic_write(out) as part:
         save_file(tensors, part, {"dualtl": json.dumps(facts)})
-    with runs.replacing(out.with_suffix(".json")) as part:
+    with files.atomic_write(out.with_suffix(".json")) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(default, name))
     for name in ("rate", "penalty"):
         parser.add_argument(f"--{name}", type=float, default=getattr(default, name))
-    parser.add_argument("--checkpoint", type=Path, default=runs.OUTPUT / "runs" / "distillation" / "checkpoint.pt")
+    parser.add_argument("--checkpoint", type=Path, default=files.OUTPUT / "runs" / "distillation" / "checkpoint.pt")
     parser.add_argument("--stop", type=int, help="write the trunk after this many iterations of the schedule")
     parser.add_argument("--threads", type=int, help="of the computation; default: as torch has it")
     chosen = vars(parser.parse_args(arguments))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dualtl_lib.caffenet import CAFFENET, TORCHVISION_ALEXNET, Trunk
+from dualtl_lib.models.caffenet import CAFFENET, TORCHVISION_ALEXNET, Trunk
 from dualtl_lib.synthetic import scenes
 
 # RMS that a layer's maps get before the ReLU, on scenes.batch; so large that faces give activations as BVLC's do.

