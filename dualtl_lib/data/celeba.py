@@ -167,15 +167,18 @@ def read_list(path: Path, *, header: bool, notices: Notices) -> pd.DataFrame:
     width = len(columns) + 1 if columns else usual
     ragged = [" ".join(row[:1]) for row in rows if len(row) != width]
     notices.add(f"{name}: rows without exactly {width - 1} values, left out", *ragged)
-    table = pd.DataFrame([row for row in rows if len(row) == width], columns=range(width), dtype=str)
-    table[0] = table[0].str.replace(rf"^(?:{'|'.join(FOLDERS)})/", "", regex=True)
-    elsewhere = table[0].str.contains(r"[/\\]").to_numpy(bool)
-    notices.add(f"{name}: rows with a path where a picture's name is expected, left out", *table[0][elsewhere])
-    table[0] = table[0].map(lambda text: Path(text).stem)
-    table = table.loc[~elsewhere].drop_duplicates()
-    twice = table.duplicated(subset=0, keep=False).to_numpy(bool)
-    notices.add(f"{name}: pictures with two different rows, left out", *sorted(set(table[0][twice])))
-    return table.loc[~twice].set_index(0).set_axis(columns or range(width - 1), axis=1)
+    named: dict[str, list[tuple[str, ...]]] = {}
+    for first, *values in dict.fromkeys(tuple(row) for row in rows if len(row) == width):
+        file = re.sub(rf"^(?:{'|'.join(FOLDERS)})/", "", first)
+        if "/" in file or "\\" in file:
+            notices.add(f"{name}: rows with a path where a picture's name is expected, left out", first)
+        else:
+            named.setdefault(Path(file).stem, []).append(tuple(values))
+    twice = sorted(stem for stem, fields in named.items() if len(set(fields)) > 1)
+    notices.add(f"{name}: pictures with two different rows, left out", *twice)
+    single = {stem: fields[0] for stem, fields in named.items() if len(set(fields)) == 1}
+    values, labels = list(single.values()), pd.Index(columns or list(map(str, range(width - 1))))
+    return pd.DataFrame(values, index=pd.Index(list(single), dtype=object), columns=labels, dtype=object)
 
 
 def read_attributes(path: str | Path, attributes: Sequence[str], *, notices: Notices | None = None) -> pd.DataFrame:
