@@ -119,7 +119,7 @@ CUT = """() => [...document.querySelectorAll('.dualtl-explorer *')].filter(e =>
 
 
 def fits(page, name: str, tmp_path: Path) -> None:
-    """Nothing is cut off at any width. Screenshots, where they were asked for."""
+    """Nothing is cut off at any width. Screenshots go to DUALTL_SCREENSHOTS."""
     before = page.viewport_size
     page.evaluate("document.querySelector('.dualtl-explorer').scrollIntoView()")
     folder = Path(os.environ.get("DUALTL_SCREENSHOTS", tmp_path))
@@ -153,7 +153,7 @@ def expect(page, selector: str, picture: np.ndarray) -> None:
         if seen.shape == picture.shape and np.abs(seen.astype(int) - picture).max() <= 2:
             return
         page.wait_for_timeout(50)
-    pytest.fail(f"{selector} never showed the picture asked for; {page.locator('.dualtl-caption').inner_text()}")
+    pytest.fail(f"{selector} never showed the expected picture; {page.locator('.dualtl-caption').inner_text()}")
 
 
 def shows(page, site: Site, state: State) -> None:

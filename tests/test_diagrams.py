@@ -1,4 +1,4 @@
-"""The drawings say what the models are, and can be read; Table 1 is computed and marks what is printed otherwise."""
+"""The diagrams show the models and can be read; Table 1 is computed and marks what is printed otherwise."""
 
 import re
 

@@ -85,7 +85,7 @@ def in_notebook(page, address: str) -> None:
 
 
 def jupyter(site: Site, name: str, app: str):
-    """A server of JupyterLab or Notebook 7 without a password, whose pages can be asked to run a command."""
+    """A server of JupyterLab or Notebook 7 without a password, whose pages can run a command."""
     open_to_all = ("--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={site.root}")
     return serving(site, name, *open_to_all, f"--{app}.expose_app_in_browser=True")
 
@@ -257,15 +257,15 @@ def measure(page) -> np.ndarray:
     A map that draws the same picture as the one before it, as silent maps do, gives no time.
     """
     page.evaluate(WATCH)
-    says = "t => document.querySelector('.dualtl-caption').textContent.includes(t)"
+    shown = "t => document.querySelector('.dualtl-caption').textContent.includes(t)"
     for layer in ("conv1", "conv2", "conv3", "conv4", "conv5"):
         page.locator(".dualtl-layer button", has_text=layer).click()
         press(page, "map", "Home")
-        page.wait_for_function(says, arg="map 1")
+        page.wait_for_function(shown, arg="map 1")
         for move in range(MOVES // 5):
             page.wait_for_timeout(REST)
             press(page, "map", "ArrowRight")
-            page.wait_for_function(says, arg=f"{layer}, all neurons of map {move + 2},", polling=20)
+            page.wait_for_function(shown, arg=f"{layer}, all neurons of map {move + 2},", polling=20)
     return np.array(page.evaluate("window.times"))
 
 
@@ -308,7 +308,7 @@ def in_voila(site: Site):
 
 
 def test_under_voila(site, tmp_path):
-    """The same page without code; what is missing or wrong is said in the page."""
+    """The same page without code; the page names what is missing or wrong."""
     with in_voila(site) as (page, complaints, log, address):
         state = site.session.opening()
         shows(page, site, state)

@@ -54,7 +54,7 @@ def test_an_empty_panel_names_its_reason(shallow, images):
         with torch.no_grad():
             conv = shallow.conv1
             kept = conv.weight[0].clone(), conv.bias[0].clone()
-            conv.weight[0], conv.bias[0] = 0, weight  # the map answers to the bias alone: nothing goes back
+            conv.weight[0], conv.bias[0] = 0, weight  # only the bias activates the map: its projection is 0
             fig, _ = figures.projections(paper.figure(4), images[:1], net)
             written[name] = [text.get_text() for text in fig.axes[2].texts]
             conv.weight[0], conv.bias[0] = kept

@@ -1,1 +1,1 @@
-"""The explorer: projections, maps and answers that follow a person's sliders."""
+"""The explorer: projections, feature maps and probabilities that follow a person's sliders."""

@@ -133,7 +133,7 @@ class More(widgets.VBox):
 
 
 class Explorer(widgets.VBox):
-    """The explorer of a run. The page itself says what is missing.
+    """The explorer of a run. The page itself names what is missing.
 
     Args:
         run: An opened run, the name of one, or a function that opens one: the page shows its error.
