@@ -1,7 +1,7 @@
 """The tables that the notebooks' checks have just written, beside the committed ones: `make test` runs it last.
 
 On the kind of machine that made the committed tables (processor, instruction set, threads) they are equal to the last
-digit. Elsewhere each kind of table has its tolerance: projections differ in low digits, and what was trained by more, since
+digit. Elsewhere each kind of table has its tolerance: projections differ in low digits, trained networks by more, since
 so short a training follows every rounding.
 """
 
