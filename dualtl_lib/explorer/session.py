@@ -100,7 +100,8 @@ class Session:
         self.names = [self.data.classes[int(self.data.targets[i])] for i in self.rows]
         self._trained, self._judged = {}, {}
         self._projected = functools.lru_cache(KEPT)(self._project)
-        self._net = functools.lru_cache(NETS)(lambda model, variant, thread: Deconvnet(self.trunk(model), variant=variant))
+        net = lambda model, variant, thread: Deconvnet(self.trunk(model), variant=variant)  # noqa: E731
+        self._net = functools.lru_cache(NETS)(net)
 
     # -- what is there to choose from
 

@@ -100,6 +100,11 @@ class StageRecord(NamedTuple):
     pooled: Tensor  # (N, C, U, V) where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 (N, C, U, V), eq. (7): row * W + column of each winner
 
+    def winners(self) -> Tensor:
+        """Switches of the first image, (C, U, V), of a stage that pools."""
+        assert self.switches is not None
+        return self.switches[0]
+
 
 class Trunk(nn.Module):
     """A chain of convolutional layers, by default those of a CaffeNet (Fig. 3, Table 1).
@@ -111,10 +116,6 @@ class Trunk(nn.Module):
         transform: Colours and scale that the weights expect of images.
         name: The source of the weights, for titles and provenance.
         image_size: Rows and columns of an image, in pixels.
-
-    Attributes:
-        names: Names of the layers.
-        last_layer: Name of the last one.
 
     Raises:
         ValueError: For an unknown order, or a padding that is not less than its kernel.
@@ -147,10 +148,12 @@ class Trunk(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the layers, from the first on."""
         return tuple(layer.name for layer in self.layers)
 
     @property
     def last_layer(self) -> str:
+        """Name of the last layer."""
         return self.names[-1]
 
     def index(self, name: str) -> int:

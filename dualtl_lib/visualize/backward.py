@@ -84,7 +84,7 @@ class Backward:
         Returns:
             Projections (K, 3, S, S), 0 beyond the image, and their places in the image.
         """
-        layer, size = self.layers[self.end], self.record[0].size
+        layer = self.layers[self.end]
         fields = receptive_field(self.layers, Window(rows.numpy(), columns.numpy(), 1, 1))
         patches = values.new_zeros(len(maps), 3, fields.height, fields.width)
         n_pixels = PIXELS_AT_ONCE.get(values.device.type, PIXELS_AT_ONCE["cuda"])
@@ -135,7 +135,7 @@ class Backward:
         return self._below(at - 1, x, window, below)
 
     def _normalization(self, at: int, forward: Tensor, y: Tensor, window: Window, maps: slice) -> tuple[Tensor, slice]:
-        """The gradient of a stage's normalization of `forward` (1, C, H, W), or y itself; neighbouring maps take part."""
+        """Gradient of a stage's normalization of `forward` (1, C, H, W), or y itself; neighbouring maps take part."""
         if not (self.layers[at].norm and self.rules.lrn):
             return y, maps
         y, maps = _widened(y, maps, self.layers[at].maps)
@@ -145,7 +145,7 @@ class Backward:
         """Pooled values y (M, C, u, v) at their winners (eq. 8), others 0; `reduce` joins those that share a winner."""
         below = window.below_pool(self.layers[at])
         below = below.narrow(*below.beyond(*self.record[at].conv.shape[2:]))
-        switches, width = self.record[at].switches[0, maps], self.record[at].conv.shape[3]
+        switches, width = self.record[at].winners()[maps], self.record[at].conv.shape[3]
         # Places in memory, in channels_last format: half the time of scattering along positions.
         count, n_maps = y.shape[:2]
         places = switches + switches.div(width, rounding_mode="floor") * (below.width - width)
@@ -166,7 +166,7 @@ def rectify(u: Tensor, active: Tensor | None, bias: Tensor, rules: Rules) -> Ten
         bias: The convolution's, shape (C,).
         rules: The variant.
     """
-    if rules.mask:
+    if rules.mask and active is not None:
         u.mul_(active)
     if rules.rectify:
         u.relu_()
@@ -177,7 +177,7 @@ def rectify(u: Tensor, active: Tensor | None, bias: Tensor, rules: Rules) -> Ten
 
 def last_winner(layer: Layer, stage: StageRecord) -> Tensor:
     """Whether no later pooling window, in row-major order, has the same winner; bool (C, U, V)."""
-    switches = stage.switches[0]
+    switches = stage.winners()
     height, width = switches.shape[1:]
     last = torch.ones_like(switches, dtype=torch.bool)
     reach = -(-layer.pool_kernel // layer.pool_stride) - 1  # windows further apart than this do not overlap
@@ -219,7 +219,7 @@ def conv_transpose(h: Tensor, weight: Tensor, *, stride: int, padding: int, grou
 
 
 def _widened(y: Tensor, maps: slice, unit: int) -> tuple[Tensor, slice]:
-    """y (M, C, h, w) of `maps` with zeros for others, so that they begin and end at multiples of `unit`."""
+    """Maps `maps`, y (M, C, h, w), with zeros for others, so that they begin and end at multiples of `unit`."""
     first, stop = maps.start // unit * unit, -(-maps.stop // unit) * unit
     if (first, stop) == (maps.start, maps.stop):
         return y, maps
