@@ -142,7 +142,7 @@ class Trunk(nn.Module):
                 raise ValueError(f"{layer.name}: padding={layer.padding} is not less than kernel={layer.kernel}")
             conv = nn.Conv2d(maps, layer.maps, layer.kernel, layer.stride, layer.padding, groups=layer.groups)
             nn.init.normal_(conv.weight, std=0.01)  # BVLC's fillers
-            nn.init.zeros_(conv.bias)
+            conv.bias = nn.Parameter(torch.zeros(layer.maps))
             self.add_module(layer.name, conv)
             maps = layer.maps
 
@@ -221,9 +221,10 @@ class Trunk(nn.Module):
             x = self.norm(x)
         if layer.pool:
             geometry = layer.pool_kernel, layer.pool_stride, layer.pool_padding
-            x = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil, return_indices=record is not None)
-            if record is not None:
-                x, switches = x
+            if record is None:
+                x = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil)
+            else:
+                x, switches = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil, return_indices=True)
         if record is not None:
             record.append(StageRecord(size, conv, x, switches))
         if layer.norm and self.order == "pool-norm":
@@ -236,7 +237,7 @@ class Trunk(nn.Module):
         x, record = next(self.parameters()).new_zeros(1, 3, self.image_size, self.image_size), []
         self(x, record=record)
         maps = {"input": x} | {layer.name: stage.pooled for layer, stage in zip(self.layers, record, strict=True)}
-        return {name: tuple(m.shape[1:]) for name, m in maps.items()}
+        return {name: (m.shape[1], m.shape[2], m.shape[3]) for name, m in maps.items()}
 
 
 class _Transferred(nn.Module):

@@ -125,6 +125,7 @@ class Backward:
         per_group = layer.maps // layer.groups if layer.groups > 1 else 1
         u, maps = _widened(u, maps, per_group)
         active = window.cut(stage.conv[0, maps]) > 0 if self.rules.mask else None
+        assert conv.bias is not None
         h = rectify(u, active, conv.bias[maps], self.rules)
         group, groups = (maps.start // per_group, u.shape[1] // per_group) if layer.groups > 1 else (0, 1)
         below = slice(group * conv.weight.shape[1], (group + groups) * conv.weight.shape[1])
@@ -153,7 +154,8 @@ class Backward:
         shift = torch.from_numpy((below.tops * below.width + below.lefts) * n_maps).to(y.device)
         places = window.cut(places) - shift.view(-1, 1, 1, 1)
         u = y.new_zeros(count, below.height * below.width * n_maps)
-        u.scatter_reduce_(1, *(t.permute(0, 2, 3, 1).flatten(1) for t in (places, y)), reduce)
+        places, y = (t.permute(0, 2, 3, 1).flatten(1) for t in (places, y))
+        u.scatter_reduce_(1, places, y, reduce)
         return u.view(count, below.height, below.width, n_maps).permute(0, 3, 1, 2), below
 
 
