@@ -298,7 +298,7 @@ def test_unknown_order_and_layer_are_refused(trunk):
     with pytest.raises(ValueError, match=r"order: .*'pool-norm'.*'norm-pool'.*'norm'$"):
         Trunk(order="norm")
     for call in (trunk.layer, lambda name: trunk(torch.zeros(1, 3, 227, 227), stop=name)):
-        with pytest.raises(ValueError, match="'conv6'.*conv1, conv2, conv3, conv4, conv5"):
+        with pytest.raises(ValueError, match=r"'conv6'.*conv1, conv2, conv3, conv4, conv5"):
             call("conv6")
 
 

@@ -145,7 +145,7 @@ def test_another_image_size_and_other_names():
     image = some_images(1)[:, :, :32, :32]
     assert net.shapes["second"] == (8, 16, 16) and net.reconstruct(image, "second").shape == (1, 3, 32, 32)
     each_is_its_part_of_the_whole_picture(net, image, "second", [1, 4])
-    with pytest.raises(ValueError, match="images.*32, 32.*227"):
+    with pytest.raises(ValueError, match=r"images.*32, 32.*227"):
         net.reconstruct(some_images(1), "second")
 
 

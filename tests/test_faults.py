@@ -30,8 +30,8 @@ NOTICES = {
 FAULTS = {
     "a wrong switch": Fault(
         "visualize/backward.py",
-        "for t in (places, y)), reduce)",
-        "for t in (places.flip(-1, -2), y)), reduce)",
+        "for t in (places, y))",
+        "for t in (places.flip(-1, -2), y))",
         "02_bvlc_features",
         NOTICES["02_bvlc_features"],
     ),

@@ -100,6 +100,11 @@ class StageRecord(NamedTuple):
     pooled: Tensor  # (N, C, U, V) where neurons live, eq. (6); conv itself where nothing is pooled
     switches: Tensor | None  # int64 (N, C, U, V), eq. (7): row * W + column of each winner
 
+    def winners(self) -> Tensor:
+        """Switches of the first image, (C, U, V), of a stage that pools."""
+        assert self.switches is not None
+        return self.switches[0]
+
 
 class Trunk(nn.Module):
     """A chain of convolutional layers, by default those of a CaffeNet (Fig. 3, Table 1).
@@ -111,10 +116,6 @@ class Trunk(nn.Module):
         transform: Colours and scale that the weights expect of images.
         name: The source of the weights, for titles and provenance.
         image_size: Rows and columns of an image, in pixels.
-
-    Attributes:
-        names: Names of the layers.
-        last_layer: Name of the last one.
 
     Raises:
         ValueError: For an unknown order, or a padding that is not less than its kernel.
@@ -141,16 +142,18 @@ class Trunk(nn.Module):
                 raise ValueError(f"{layer.name}: padding={layer.padding} is not less than kernel={layer.kernel}")
             conv = nn.Conv2d(maps, layer.maps, layer.kernel, layer.stride, layer.padding, groups=layer.groups)
             nn.init.normal_(conv.weight, std=0.01)  # BVLC's fillers
-            nn.init.zeros_(conv.bias)
+            conv.bias = nn.Parameter(torch.zeros(layer.maps))
             self.add_module(layer.name, conv)
             maps = layer.maps
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the layers, from the first on."""
         return tuple(layer.name for layer in self.layers)
 
     @property
     def last_layer(self) -> str:
+        """Name of the last layer."""
         return self.names[-1]
 
     def index(self, name: str) -> int:
@@ -220,9 +223,10 @@ class Trunk(nn.Module):
             x = self.norm(x)
         if layer.pool:
             geometry = layer.pool_kernel, layer.pool_stride, layer.pool_padding
-            x = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil, return_indices=record is not None)
-            if record is not None:
-                x, switches = x
+            if record is None:
+                x = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil)
+            else:
+                x, switches = F.max_pool2d(x, *geometry, ceil_mode=layer.pool_ceil, return_indices=True)
         if record is not None:
             record.append(StageRecord(size, conv, x, switches))
         if layer.norm and self.order == "pool-norm":
@@ -235,7 +239,7 @@ class Trunk(nn.Module):
         x, record = next(self.parameters()).new_zeros(1, 3, self.image_size, self.image_size), []
         self(x, record=record)
         maps = {"input": x} | {layer.name: stage.pooled for layer, stage in zip(self.layers, record, strict=True)}
-        return {name: tuple(m.shape[1:]) for name, m in maps.items()}
+        return {name: (m.shape[1], m.shape[2], m.shape[3]) for name, m in maps.items()}
 
 
 class _Transferred(nn.Module):

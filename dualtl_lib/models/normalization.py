@@ -53,7 +53,7 @@ def _power(root: Tensor) -> Tensor:
 
 
 def _gradient(x: Tensor, root: Tensor, gradient: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
-    """G s^-b - 2 b c x sum(g x s^-b / s), where s = 1 + c sum x^2 and root = s^-1/2, sums over neighbouring maps."""
+    """Gradient g s^-b - 2 b c x sum(g x s^-b / s), where s = 1 + c sum x^2, root = s^-1/2, sums over neighbours."""
     direct = _power(root).mul_(gradient)
     across = _neighbours(root.square().mul_(direct).mul_(x))
     return torch.addcmul(direct, x, across, value=-2 * LocalResponseNorm.beta * scale, out=out)

@@ -84,7 +84,7 @@ class Backward:
         Returns:
             Projections (K, 3, S, S), 0 beyond the image, and their places in the image.
         """
-        layer, size = self.layers[self.end], self.record[0].size
+        layer = self.layers[self.end]
         fields = receptive_field(self.layers, Window(rows.numpy(), columns.numpy(), 1, 1))
         patches = values.new_zeros(len(maps), 3, fields.height, fields.width)
         n_pixels = PIXELS_AT_ONCE.get(values.device.type, PIXELS_AT_ONCE["cuda"])
@@ -125,6 +125,7 @@ class Backward:
         per_group = layer.maps // layer.groups if layer.groups > 1 else 1
         u, maps = _widened(u, maps, per_group)
         active = window.cut(stage.conv[0, maps]) > 0 if self.rules.mask else None
+        assert conv.bias is not None
         h = rectify(u, active, conv.bias[maps], self.rules)
         group, groups = (maps.start // per_group, u.shape[1] // per_group) if layer.groups > 1 else (0, 1)
         below = slice(group * conv.weight.shape[1], (group + groups) * conv.weight.shape[1])
@@ -135,7 +136,7 @@ class Backward:
         return self._below(at - 1, x, window, below)
 
     def _normalization(self, at: int, forward: Tensor, y: Tensor, window: Window, maps: slice) -> tuple[Tensor, slice]:
-        """The gradient of a stage's normalization of `forward` (1, C, H, W), or y itself; neighbouring maps take part."""
+        """Gradient of a stage's normalization of `forward` (1, C, H, W), or y itself; neighbouring maps take part."""
         if not (self.layers[at].norm and self.rules.lrn):
             return y, maps
         y, maps = _widened(y, maps, self.layers[at].maps)
@@ -145,7 +146,7 @@ class Backward:
         """Pooled values y (M, C, u, v) at their winners (eq. 8), others 0; `reduce` joins those that share a winner."""
         below = window.below_pool(self.layers[at])
         below = below.narrow(*below.beyond(*self.record[at].conv.shape[2:]))
-        switches, width = self.record[at].switches[0, maps], self.record[at].conv.shape[3]
+        switches, width = self.record[at].winners()[maps], self.record[at].conv.shape[3]
         # Places in memory, in channels_last format: half the time of scattering along positions.
         count, n_maps = y.shape[:2]
         places = switches + switches.div(width, rounding_mode="floor") * (below.width - width)
@@ -153,7 +154,8 @@ class Backward:
         shift = torch.from_numpy((below.tops * below.width + below.lefts) * n_maps).to(y.device)
         places = window.cut(places) - shift.view(-1, 1, 1, 1)
         u = y.new_zeros(count, below.height * below.width * n_maps)
-        u.scatter_reduce_(1, *(t.permute(0, 2, 3, 1).flatten(1) for t in (places, y)), reduce)
+        places, y = (t.permute(0, 2, 3, 1).flatten(1) for t in (places, y))
+        u.scatter_reduce_(1, places, y, reduce)
         return u.view(count, below.height, below.width, n_maps).permute(0, 3, 1, 2), below
 
 
@@ -166,7 +168,7 @@ def rectify(u: Tensor, active: Tensor | None, bias: Tensor, rules: Rules) -> Ten
         bias: The convolution's, shape (C,).
         rules: The variant.
     """
-    if rules.mask:
+    if rules.mask and active is not None:
         u.mul_(active)
     if rules.rectify:
         u.relu_()
@@ -177,7 +179,7 @@ def rectify(u: Tensor, active: Tensor | None, bias: Tensor, rules: Rules) -> Ten
 
 def last_winner(layer: Layer, stage: StageRecord) -> Tensor:
     """Whether no later pooling window, in row-major order, has the same winner; bool (C, U, V)."""
-    switches = stage.switches[0]
+    switches = stage.winners()
     height, width = switches.shape[1:]
     last = torch.ones_like(switches, dtype=torch.bool)
     reach = -(-layer.pool_kernel // layer.pool_stride) - 1  # windows further apart than this do not overlap
@@ -219,7 +221,7 @@ def conv_transpose(h: Tensor, weight: Tensor, *, stride: int, padding: int, grou
 
 
 def _widened(y: Tensor, maps: slice, unit: int) -> tuple[Tensor, slice]:
-    """Y (M, C, h, w) of `maps` with zeros for others, so that they begin and end at multiples of `unit`."""
+    """Maps `maps`, y (M, C, h, w), with zeros for others, so that they begin and end at multiples of `unit`."""
     first, stop = maps.start // unit * unit, -(-maps.stop // unit) * unit
     if (first, stop) == (maps.start, maps.stop):
         return y, maps

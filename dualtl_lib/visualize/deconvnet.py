@@ -358,11 +358,12 @@ def choose(maps: Tensor, numbers=None, top=None, top_of_layer=None, neuron=None)
         return chosen
     which = slice(None) if numbers is None else [m - 1 for m in sorted(set(numbers))]
     candidates = maps[which].flatten(1)
-    if top is None and top_of_layer is None:
+    count = top if top is not None else top_of_layer
+    if count is None:
         chosen[which] = True
         return chosen
     rows = candidates if top is not None else candidates.flatten().unsqueeze(0)
-    marked = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, strongest(rows, top or top_of_layer), True)
+    marked = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, strongest(rows, count), True)
     chosen[which] = marked.view(-1, *maps.shape[1:])
     return chosen
 

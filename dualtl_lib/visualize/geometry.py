@@ -71,7 +71,7 @@ class Window(NamedTuple):
         return found.unflatten(0, places.shape).permute(0, 3, 1, 2)
 
     def clip(self, x: Tensor, height: int, width: int) -> tuple[Tensor, "Window"]:
-        """Values x (M, C, h, w) over these windows, 0 off a map of this size; the window without what never is on it."""
+        """Values x (M, C, h, w) over these windows, 0 off a map of this size, and the windows that touch the map."""
         top, bottom, left, right = self.beyond(height, width)
         kept = self.narrow(top, bottom, left, right)
         x = x[:, :, top : top + kept.height, left : left + kept.width]

@@ -137,7 +137,8 @@ def _compared(before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray], k
     """Means of each measure (N,) before and now, and p of Wilcoxon's signed-rank test: 1 where nothing differs."""
     row = {}
     for key in keys:
-        p = 1.0 if np.array_equal(now[key], before[key]) else float(stats.wilcoxon(now[key], before[key]).pvalue)
+        equal = np.array_equal(now[key], before[key])
+        p = 1.0 if equal else float(stats.wilcoxon(now[key], before[key]).pvalue)  # pyright: ignore
         row |= {f"{key}, before": before[key].mean(), f"{key}, now": now[key].mean(), f"{key}, p": p}
     return row
 
@@ -190,7 +191,7 @@ def variant_ablation(trunk: Trunk, images: Tensor) -> pd.DataFrame:
     rows = []
     for layer in trunk.names:
         paper = Deconvnet(trunk).reconstruct(images, layer).flatten(1)
-        row = {"layer": layer}
+        row: dict[str, str | float] = {"layer": layer}
         for name, net in others.items():
             other = net.reconstruct(images, layer).flatten(1)
             row[name] = float(((other - paper).norm(dim=1) / paper.norm(dim=1)).mean())
