@@ -18,7 +18,7 @@ from dualtl_lib.synthetic.least_squares import CARRIED, PICTURES, before_relu, c
 
 POWER = {"conv3": 5.0, "conv4": 3.5, "conv5": 0.0}  # of the selectivity, for the maps that learned from the teacher
 RANDOM = {"conv3": 6.0, "conv4": 0.5, "conv5": 3.0}  # scale of the maps with random filters, over the others' median
-LEVEL = {"conv3": 24.0, "conv4": 15.0, "conv5": 5.0}  # RMS of the rectified maps on the training pictures
+LEVEL = {"conv3": 24.0, "conv4": 16.5, "conv5": 3.6}  # RMS of the rectified maps on the training pictures
 LARGEST = 20.0  # a map's scale over the layer's median
 SILENT = 1e-3  # of the layer's mean activation, added to each activation: a map that is never active has a selectivity
 
