@@ -78,7 +78,7 @@ class Distillation:
 
     def __init__(self, teacher: Trunk, settings: Settings):
         self.teacher, self.settings = teacher, settings
-        self.trunk = Trunk(name="distilled").requires_grad_(False)
+        self.trunk = Trunk(name="embedded").requires_grad_(False)
         maps = {layer.name: layer.maps for layer in teacher.layers}
         self.heads = nn.ModuleDict()
         for name, goals in GOALS.items():

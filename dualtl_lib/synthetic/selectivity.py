@@ -3,7 +3,8 @@
 From conv3 on, a map may be scaled by any positive number if the next layer's weights for it are divided by that number:
 the network computes the same. Eq. (9) is not invariant to it: a projection adds up all maps, each with its activation.
 In BVLC's network selective maps, silent almost everywhere, have the largest activations. Here a map's scale follows its
-selectivity on the training pictures. Each layer is scaled as a whole to the activations that BVLC's has on faces.
+selectivity on the training pictures; maps with random filters, which are active almost everywhere, get one scale. Each
+layer is scaled as a whole to the activations that BVLC's has on faces.
 """
 
 from collections.abc import Mapping
