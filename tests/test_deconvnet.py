@@ -6,7 +6,8 @@ import torch
 from projections import LAYERS, random_trunk, real_trunk, relative, some_images
 
 from dualtl_lib.models.caffenet import CAFFENET, TORCHVISION_ALEXNET, Layer, Preprocessing, Trunk
-from dualtl_lib.visualize.deconvnet import VARIANTS, Deconvnet, choose, strongest
+from dualtl_lib.visualize.deconvnet import VARIANTS, Deconvnet
+from dualtl_lib.visualize.neurons import choose, strongest
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ Shapes: N images, K neurons, C maps of H rows and W columns, S x S pixels of a r
 """
 
 import functools
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dualtl_lib.models.caffenet import StageRecord, Trunk
+from dualtl_lib.visualize import neurons
 from dualtl_lib.visualize.backward import Backward, Rules
 
 VARIANTS = {
@@ -234,7 +234,7 @@ class Deconvnet:
         """
         if len(record) != 1:
             raise ValueError(f"record: expected one of one image, found {len(record)} images; take record[i]")
-        maps, rows, columns = self._checked_neurons(record.layer, maps, rows, columns)
+        maps, rows, columns = neurons.checked_neurons(record.layer, self.shapes[record.layer], maps, rows, columns)
         last, backward = record.stages[0][-1], Backward(self.trunk, record.stages[0], self.rules)
         activations = last.pooled[0, maps - 1, rows, columns]
         at_row, at_column = rows, columns
@@ -280,11 +280,11 @@ class Deconvnet:
         """
         numbers = torch.tensor(self.checked_maps(layer, maps))
         _, height, width = self.shapes[layer]
-        top = whole_number(f"top (neurons of a map of {layer})", top, 1, height * width)
+        top = neurons.whole_number(f"top (neurons of a map of {layer})", top, 1, height * width)
         parts = []
         for i, image in enumerate(self.trunk.check(images).split(1)):
             record = self.forward(image, layer)
-            places = strongest(record.activations()[0, numbers - 1].flatten(1), top).flatten().cpu()
+            places = neurons.strongest(record.activations()[0, numbers - 1].flatten(1), top).flatten().cpu()
             part = self.project_each(record, numbers.repeat_interleave(top), places // width, places % width)
             parts.append(replace(part, images=torch.full_like(part.images, i)))
         if len(parts) == 1:
@@ -295,88 +295,19 @@ class Deconvnet:
 
     def checked_maps(self, layer: str, maps: Iterable[int] | None = None) -> list[int]:
         """These maps of a layer as int, by default all. Raises ValueError naming the range."""
-        count = self.trunk.layer(layer).maps
-        if maps is None:
-            return list(range(1, count + 1))
-        numbers = list(maps) if isinstance(maps, Iterable) else []
-        if not numbers:
-            raise ValueError(f"maps: expected some of 1 to {count} of {layer}, or None for all, found {maps!r}")
-        return [whole_number(f"map of {layer}", m, 1, count) for m in numbers]
+        return neurons.checked_maps(layer, self.trunk.layer(layer).maps, maps)
 
     def _together(self, stages: list[StageRecord], *choice) -> Tensor:
         """The projection of one image."""
         pooled = stages[-1].pooled
-        chosen = None if choice == (None,) * 4 else choose(pooled[0], *choice)
+        chosen = None if choice == (None,) * 4 else neurons.choose(pooled[0], *choice)
         return Backward(self.trunk, stages, self.rules).together(self._started(pooled), chosen)
 
     def _started(self, activations: Tensor) -> Tensor:
         return activations if self.start == "activation" else torch.ones_like(activations)
 
-    def _checked_choice(self, layer: str, maps, top, top_of_layer, neuron) -> tuple:
-        """A choice in int. Raises ValueError naming what is allowed."""
-        numbers = self.checked_maps(layer, maps)
-        _, height, width = self.shapes[layer]
-        if sum(x is not None for x in (top, top_of_layer, neuron)) > 1 or (neuron is not None and maps is not None):
-            raise ValueError("choose neurons by top, by top_of_layer or by neuron (which names its map), not by two")
-        if top is not None:
-            top = whole_number(f"top (neurons of a map of {layer})", top, 1, height * width)
-        if top_of_layer is not None:
-            most = height * width * len(set(numbers))
-            top_of_layer = whole_number(f"top_of_layer (neurons of these maps of {layer})", top_of_layer, 1, most)
-        if neuron is not None:
-            if not isinstance(neuron, Sequence) or len(neuron) != 3:
-                raise ValueError(f"neuron: expected (map, row, column), found {neuron!r}")
-            neuron = tuple(int(n) for n in torch.cat(self._checked_neurons(layer, *([n] for n in neuron))))
-        return None if maps is None else numbers, top, top_of_layer, neuron
-
-    def _checked_neurons(self, layer: str, maps, rows, columns) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps, rows and columns as int64 (K,) on the CPU. Raises ValueError naming what is allowed."""
-        first = {"map": 1, "row": 0, "column": 0}
-        counts = self.trunk.layer(layer) and self.shapes[layer]
-        checked = []
-        for numbers, (what, low), count in zip((maps, rows, columns), first.items(), counts, strict=True):
-            values = numbers.tolist() if isinstance(numbers, Tensor) else list(numbers)
-            values = [whole_number(f"{what} of {layer}", n, low, low + count - 1) for n in values]
-            checked.append(torch.tensor(values, dtype=torch.int64))
-        if len({len(numbers) for numbers in checked}) > 1:
-            raise ValueError(f"maps, rows, columns: expected as many of each, found {[len(n) for n in checked]}")
-        return tuple(checked)
-
-
-def strongest(values: Tensor, n: int) -> Tensor:
-    """Indices of the n largest of each row of values (R, K), strongest first, of equals the first; shape (R, n)."""
-    if n == 1:
-        return values.argmax(1, keepdim=True)  # the first of equals, by its documentation
-    return values.sort(dim=1, descending=True, stable=True).indices[:, :n]
-
-
-def choose(maps: Tensor, numbers=None, top=None, top_of_layer=None, neuron=None) -> Tensor:
-    """Mark the chosen neurons of maps (C, H, W), with the arguments of `Deconvnet.project`; bool (C, H, W)."""
-    chosen = torch.zeros_like(maps, dtype=torch.bool)
-    if neuron is not None:
-        chosen[neuron[0] - 1, neuron[1], neuron[2]] = True
-        return chosen
-    which = slice(None) if numbers is None else [m - 1 for m in sorted(set(numbers))]
-    candidates = maps[which].flatten(1)
-    count = top if top is not None else top_of_layer
-    if count is None:
-        chosen[which] = True
-        return chosen
-    rows = candidates if top is not None else candidates.flatten().unsqueeze(0)
-    marked = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, strongest(rows, count), True)
-    chosen[which] = marked.view(-1, *maps.shape[1:])
-    return chosen
-
-
-def whole_number(name: str, value, low: int, high: int) -> int:
-    """A whole number as int, by operator.index. Raises ValueError, with the range, for any other."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not low <= number <= high:
-        raise ValueError(f"{name}: expected a whole number from {low} to {high}, found {value!r}")
-    return number
+    def _checked_choice(self, layer: str, *choice) -> tuple:
+        return neurons.checked_choice(layer, self.trunk.layer(layer) and self.shapes[layer], *choice)
 
 
 def _check_choice(name: str, value, allowed: tuple) -> None:

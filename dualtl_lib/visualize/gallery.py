@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dualtl_lib.visualize.deconvnet import Deconvnet, strongest, whole_number
+from dualtl_lib.visualize.deconvnet import Deconvnet
+from dualtl_lib.visualize.neurons import strongest, whole_number
 
 
 @dataclass(frozen=True)
