@@ -86,8 +86,9 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
             raise KeyError("layers")
         with torch.device("meta"):
             trunk = Trunk(layers, order=metadata["order"], transform=transform, name=metadata["name"])
-            options = {key: metadata[key] for key in ("dropout", "conv5") if key in metadata}
-            model = KINDS[kind](trunk, metadata["classes"], **options)
+            model = KINDS[kind](trunk, metadata["classes"], dropout=metadata["dropout"])
+        if isinstance(model, ExpressionNet):
+            model.conv5 = metadata["conv5"]  # where it is left out, it is not among the file's layers
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         found = f"one that does not fit together ({error})"
