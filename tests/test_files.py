@@ -12,8 +12,6 @@ import pytest
 from dualtl_lib import files
 from dualtl_lib.cli import main
 
-NO_HOME = {"HOME", "USERPROFILE"}
-
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
@@ -55,10 +53,10 @@ def test_the_root_of_synthetic_faces_is_expanded(home, monkeypatch, capsys):
     assert [path.name for path in home.iterdir()] == ["faces"]
 
 
-@pytest.mark.parametrize("command", [["weights", "list"], ["weights", "fetch", "torchvision-alexnet"]])
-def test_without_a_home_folder_there_is_one_clear_error(no_home, monkeypatch, capsys, command):
+def test_without_a_home_folder_there_is_one_clear_error(no_home, monkeypatch, capsys):
     monkeypatch.delenv("DUALTL_CACHE", raising=False)
-    assert main(command) == 1
+    assert main(["weights", "list"]) == 0  # it needs no folder to list what there is
+    assert main(["weights", "fetch", "torchvision-alexnet"]) == 1
     assert "error: ~/.cache/dualtl: no home folder" in capsys.readouterr().err
 
 

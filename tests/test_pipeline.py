@@ -1,5 +1,6 @@
 """What a run is made of: the face that notebooks show, who is on the images, its recipes, its results."""
 
+import copy
 import dataclasses
 import json
 
@@ -144,13 +145,11 @@ def test_the_precision_of_a_training_is_written_not_what_auto_means_now(output, 
     run = config.open_run("embedded", precision="auto", recipe={"heads": dict(max_iter=2, batch=4)})
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: False)
     net = pipeline.initial_model(run, "ckplus_fig18", pipeline.trunk(run), faces.classes)
-    pipeline.train(run, "ckplus_fig18", net, faces, None)
+    pipeline.train(run, "ckplus_fig18", copy.deepcopy(net), faces, None)
     monkeypatch.setattr(precision, "bfloat16_pays", lambda device: True)
     path = notebooks.save_results(run, "05_second_transfer", [{"item": "Table 4"}])
     assert json.loads(path.read_text())["precision"] == "float32"
-    pipeline.train(
-        run, "ckplus_fig18", pipeline.initial_model(run, "ckplus_fig18", net.trunk, faces.classes), faces, None
-    )
+    pipeline.train(run, "ckplus_fig18", copy.deepcopy(net), faces, None)
     assert store.read_metadata(run.checkpoint("ckplus_fig18"))["precision"] == "float32"
     path = notebooks.save_results(run, "02_bvlc_features", [])
     assert json.loads(path.read_text())["precision"] is None

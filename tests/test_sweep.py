@@ -105,7 +105,7 @@ def test_a_job_goes_on_in_the_precision_that_it_was_begun_in(small, monkeypatch)
     asked, fit = [], pipeline.fit
 
     def noted(*arguments, **options):
-        asked.append(options["precision"])
+        asked.append(options["config"].precision)
         return fit(*arguments, **options)
 
     monkeypatch.setattr(pipeline, "fit", noted)

@@ -88,7 +88,7 @@ def load_model(path: str | Path) -> AttributeNet | ExpressionNet:
             trunk = Trunk(layers, order=metadata["order"], transform=transform, name=metadata["name"])
             model = KINDS[kind](trunk, metadata["classes"], dropout=metadata["dropout"])
         if isinstance(model, ExpressionNet):
-            model.conv5 = metadata["conv5"]  # the file's trunk is without it already
+            model.conv5 = metadata["conv5"]  # where it is left out, it is not among the file's layers
         model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         found = f"one that does not fit together ({error})"
