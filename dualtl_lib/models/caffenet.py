@@ -236,9 +236,11 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """(C, H, W) of the input and of each layer's maps, after pooling where it has it, by running an image."""
-        x, record = next(self.parameters()).new_zeros(1, 3, self.image_size, self.image_size), []
-        self(x, record=record)
-        maps = {"input": x} | {layer.name: stage.pooled for layer, stage in zip(self.layers, record, strict=True)}
+        image, record = next(self.parameters()).new_zeros(1, 3, self.image_size, self.image_size), []
+        x = image
+        for layer in self.layers:  # not by `forward`, whose autocast knows no meta device
+            x = self._stage(layer, x, record)
+        maps = {"input": image} | {layer.name: stage.pooled for layer, stage in zip(self.layers, record, strict=True)}
         return {name: (m.shape[1], m.shape[2], m.shape[3]) for name, m in maps.items()}
 
 
