@@ -245,14 +245,14 @@ class Trunk(nn.Module):
 
 
 class _Transferred(nn.Module):
-    """A copy of a trunk with fully connected heads on its last layer, or on the one before."""
+    """A copy of a trunk, up to the layer before `without`, with fully connected heads."""
 
     hidden = 128  # section 4.2.1
 
-    def __init__(self, trunk: Trunk, dropped: int, freeze: int):
+    def __init__(self, trunk: Trunk, without: str | None, freeze: int):
         super().__init__()
         self.trunk = copy.deepcopy(trunk)
-        kept = list(trunk.layers[: len(trunk.layers) - dropped])
+        kept = list(trunk.layers[: trunk.index(without) if without and without in trunk.names else None])
         for layer in trunk.layers[len(kept) :]:
             delattr(self.trunk, layer.name)
         # Fig. 18 takes conv5 away and leaves the pooling that ends the trunk.
@@ -300,7 +300,7 @@ class AttributeNet(_Transferred):
     """
 
     def __init__(self, trunk: Trunk, attributes: Iterable[str], *, dropout: float = 0.5, freeze: int = 0):
-        super().__init__(trunk, 0, freeze)
+        super().__init__(trunk, None, freeze)
         self.classes = tuple(attributes)
         self.dropout = nn.Dropout(dropout)
         heads = len(self.classes)
@@ -323,7 +323,7 @@ class ExpressionNet(_Transferred):
     Args:
         trunk: Where to start; the model trains a copy.
         classes: Names of the expressions.
-        conv5: Whether to keep the last convolutional layer; Fig. 18 leaves it out and keeps its pooling.
+        conv5: Whether to keep the layer of that name; Fig. 18 leaves it out and keeps its pooling.
         dropout: Share of the hidden units that a training step leaves out.
         freeze: Number of layers, from the first on, that do not train.
     """
@@ -331,7 +331,7 @@ class ExpressionNet(_Transferred):
     def __init__(
         self, trunk: Trunk, classes: Iterable[str], *, conv5: bool = True, dropout: float = 0.5, freeze: int = 0
     ):
-        super().__init__(trunk, 0 if conv5 else 1, freeze)
+        super().__init__(trunk, None if conv5 else "conv5", freeze)
         self.classes, self.conv5 = tuple(classes), conv5
         self.dropout = nn.Dropout(dropout)
         self.fc1 = nn.Linear(self.features, self.hidden)
