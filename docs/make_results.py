@@ -29,10 +29,13 @@ TABLES = {  # file in figures/<run>/: its heading
 INTRODUCTION = """\
 # Results
 
-`python docs/make_results.py` writes this page from the tables in `figures/`. Intervals are 95 %: Wilson's on a random split, a
-subject-level bootstrap on a subject-independent one. p-values of accuracies are of McNemar's exact test over images and of Wilcoxon's
-signed-rank test over subjects; those of features are of Wilcoxon's test over faces. "peaks" are the classes without neutral.
-The paper's numbers are for CK+, ours for the data that each heading names.
+`python docs/make_results.py` writes this page from the tables in `figures/`.
+
+- Intervals are 95 %: Wilson's on a random split, a subject-level bootstrap on a subject-independent one.
+- p-values of accuracies are of McNemar's exact test over images and of Wilcoxon's signed-rank test over subjects.
+- p-values of features are of Wilcoxon's test over faces.
+- "peaks" are the classes without neutral.
+- The paper's numbers are for CK+, ours for the data that each heading names.
 """
 
 

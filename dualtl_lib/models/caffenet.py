@@ -204,9 +204,7 @@ class Trunk(nn.Module):
         first, last = self.index(start or self.names[0]), self.index(stop or self.last_layer)
         if first > last:
             raise ValueError(f"start: expected {stop} or a layer before it ({', '.join(self.names)}), found {start}")
-        if x.device.type != "meta" and torch.is_autocast_enabled(
-            x.device.type
-        ):  # the first layer would do it; done here, half the bytes are moved
+        if torch.is_autocast_enabled(x.device.type):  # the first layer would do it; done here, half the bytes are moved
             x = x.to(torch.get_autocast_dtype(x.device.type))
         # Convolutions in bfloat16 and pooling, forward and backward, then take half the time on a CPU.
         x = x.contiguous(memory_format=torch.channels_last)

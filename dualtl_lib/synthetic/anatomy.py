@@ -9,7 +9,9 @@ from dualtl_lib import paper
 
 LEFT, RIGHT = -1, 1  # sides as the viewer sees them
 
-SKIN = np.float32([[250, 222, 202], [240, 203, 176], [224, 180, 148], [198, 148, 114], [160, 112, 82], [116, 78, 58]])
+SKIN = np.array(
+    [[250, 222, 202], [240, 203, 176], [224, 180, 148], [198, 148, 114], [160, 112, 82], [116, 78, 58]], np.float32
+)
 HAIR = {
     "black": (34, 29, 30),
     "brown": (92, 62, 42),

@@ -4,7 +4,7 @@ One unit is half the width of a face. The origin lies between the eyes, x points
 down. `View` turns these units into pixels, so that the same drawing serves every size and pose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ CLIP = (0, 0, 0)  # the colour of a clip, which does not show
 SIGMA = 1.6  # pixels of a mask, the widest blur
 _SHIFT = 4  # OpenCV's fixed-point coordinates: 4 fractional bits
 _EGG = np.array([0.66, 0.26])  # 1 / the squared half axes of a head, across and down
-_LUMA = np.float32([0.299, 0.587, 0.114])
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class View:
     roll: float = 0.0
     yaw: float = 0.0
     pitch: float = 0.0
+    matrix: np.ndarray = field(init=False, repr=False, compare=False)
+    origin: np.ndarray = field(init=False, repr=False, compare=False)
+    lean: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         roll, yaw, pitch = np.deg2rad([self.roll, self.yaw, self.pitch])
@@ -45,7 +48,7 @@ class View:
         object.__setattr__(self, "origin", np.array([self.x, self.y], float))
         object.__setattr__(self, "lean", np.array([np.sin(yaw), np.sin(pitch)]) @ turn)
 
-    def project(self, points: np.ndarray, lift: float = 0.0) -> np.ndarray:
+    def project(self, points: np.ndarray, lift: float | np.ndarray = 0.0) -> np.ndarray:
         """Face units [..., 2] to pixels. A point turns with the head as it lies on an ellipsoid, plus `lift`."""
         depth = np.sqrt(np.maximum(1.0 - (points * points) @ _EGG, 0.0)) + (lift - 0.9)
         return points @ self.matrix + depth[..., None] * self.lean + self.origin
@@ -187,7 +190,7 @@ class Canvas:
             return
         points, colours, opacity, soft, width, lift, within = zip(*self._shapes, strict=True)
         inks = self.ink(np.array(colours))
-        clips = dict.fromkeys(within)
+        clips: dict = dict.fromkeys(within)
         placed = self._place(points, np.array(soft), np.array(width), np.array(lift), np.array(within))
         for number, (lines, size, (x0, y0, x1, y1), step) in enumerate(placed):
             if x1 <= x0 or y1 <= y0:

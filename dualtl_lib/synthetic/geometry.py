@@ -1,5 +1,7 @@
 """Where everything is on one face that shows one movement: outlines in face units."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dualtl_lib import paper
@@ -22,7 +24,7 @@ class Features:
 
     def __init__(self, person: Identity, units: dict, attributes: dict):
         self.person = person
-        self._units = {u: (v, v) if np.isscalar(v) else tuple(v) for u, v in units.items()}
+        self._units = {u: tuple(v) if isinstance(v, Sequence) else (v, v) for u, v in units.items()}
         unknown = (set(self._units) - set(ACTION_UNITS)) | (set(attributes) - set(paper.ATTRIBUTES))
         if unknown:
             raise ValueError(f"no such action unit or attribute: {', '.join(sorted(map(str, unknown)))}")

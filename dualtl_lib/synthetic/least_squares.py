@@ -55,12 +55,15 @@ def prepared(trunk: Trunk, images: Tensor) -> Tensor:
 def before_relu(trunk: Trunk, images: Tensor) -> dict[str, Tensor]:
     """Every layer's maps before the ReLU: name -> (N, C, H, W). Their gradients flow."""
     found: list[Tensor] = []
-    hook = trunk.relu.register_forward_hook(lambda _module, inputs, _output: found.append(inputs[0]))
+    hooks = [
+        trunk.conv(name).register_forward_hook(lambda *arguments: found.append(arguments[2])) for name in trunk.names
+    ]
     try:
         trunk(prepared(trunk, images))
     finally:
-        hook.remove()
-    return dict(zip((layer.name for layer in trunk.layers), found, strict=True))
+        for hook in hooks:
+            hook.remove()
+    return dict(zip(trunk.names, found, strict=True))
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def write(folder: str | os.PathLike, seed: int, *, n_images: int = 24) -> tuple[
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the sheets that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--faces", type=int, default=24, help="how many on a sheet (24)")
     parser.add_argument("--folder", type=Path, default=Path("."), help="where to (.)")

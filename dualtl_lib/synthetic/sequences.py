@@ -145,7 +145,8 @@ def ckplus_sequence(seed: int, who: int, number: int, emotion: str) -> Sequence:
         x, y, side = face_box(view)
         right, down, larger = np.clip(rng.normal(0, FRAMING), -2 * np.array(FRAMING), 2 * np.array(FRAMING)) * side
         box = (x + right - larger / 2, y + down - larger / 2, side + larger)
-        drawn.append(Frame(units, view, tuple(round(float(v), 1) for v in box)))
+        left, top, wide = (round(float(v), 1) for v in box)
+        drawn.append(Frame(units, view, (left, top, wide)))
     return Sequence(someone, attributes, scene, drawn)
 
 
