@@ -32,7 +32,7 @@ from dualtl_lib import files
 from dualtl_lib.data import crop
 from dualtl_lib.data.ckplus import CKPlus
 from dualtl_lib.models import weights
-from dualtl_lib.models.caffenet import Trunk
+from dualtl_lib.models.caffenet import StageRecord, Trunk
 from dualtl_lib.synthetic import faces
 from dualtl_lib.visualize import measures
 from dualtl_lib.visualize.deconvnet import Deconvnet
@@ -70,13 +70,10 @@ def bias_share(trunk: Trunk, images: Tensor, layer: str) -> np.ndarray:
 @torch.no_grad()
 def activations(trunk: Trunk, images: Tensor) -> dict[str, tuple[float, float]]:
     """Mean and root mean square of the rectified maps of every layer, before pooling and normalization."""
-    found: list[tuple[float, float]] = []
-    hook = trunk.relu.register_forward_hook(
-        lambda _module, _inputs, maps: found.append((maps.mean().item(), maps.square().mean().sqrt().item()))
-    )
-    trunk(trunk.transform(images))
-    hook.remove()
-    return dict(zip((layer.name for layer in trunk.layers), found, strict=True))
+    record: list[StageRecord] = []
+    trunk(trunk.transform(images), record=record)
+    levels = [(stage.conv.mean().item(), stage.conv.square().mean().sqrt().item()) for stage in record]
+    return dict(zip(trunk.names, levels, strict=True))
 
 
 def measure(trunk: Trunk, images: Tensor) -> pd.DataFrame:
