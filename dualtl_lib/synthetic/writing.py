@@ -5,14 +5,11 @@ import multiprocessing
 import os
 import sys
 import tempfile
-import zlib
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
-from PIL import Image, PngImagePlugin
 from tqdm.auto import tqdm
 
 VERSION = 5  # of the generator: a folder written by another is written anew
@@ -96,25 +93,23 @@ def in_parallel(work, jobs: list[tuple], workers: int | None, title: str) -> lis
         What `work` returned for each job, in order.
     """
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
-    if workers > 1:
-        size = 16
-        batches = [jobs[k : k + size] for k in range(0, len(jobs), size)]
-        # Forked workers have imported everything already, which takes longer than drawing a few hundred faces.
-        pool = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn").Pool(workers)
-        done = pool.imap(partial(_batch, work), batches)
-    else:
-        pool, done = nullcontext(), (_batch(work, [job]) for job in jobs)
-    results = []
-    with pool, tqdm(total=len(jobs), desc=title) as bar:
-        for batch in done:
-            results += batch
-            bar.update(len(batch))
-    return results
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # in this process: a forked one would wait forever for the threads that OpenCV has here
+    try:
+        if workers > 1:
+            # Forked workers have imported everything already, which takes longer than drawing a few hundred faces.
+            pool = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn").Pool(workers)
+            done = pool.imap(partial(_call, work), jobs, chunksize=16)
+        else:
+            pool, done = nullcontext(), (work(*job) for job in jobs)
+        with pool:
+            return list(tqdm(done, title, total=len(jobs)))
+    finally:
+        cv2.setNumThreads(threads)
 
 
-def _batch(work, jobs):
-    cv2.setNumThreads(1)
-    return [work(*job) for job in jobs]
+def _call(work, job: tuple):
+    return work(*job)
 
 
 def write_rows(path: Path, rows):
