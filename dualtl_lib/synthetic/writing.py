@@ -5,11 +5,14 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import zlib
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
+from PIL import Image, PngImagePlugin
 from tqdm.auto import tqdm
 
 VERSION = 5  # of the generator: a folder written by another is written anew
