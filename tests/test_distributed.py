@@ -73,18 +73,18 @@ def test_a_batch_is_shared_equally_or_refused():
 
 
 def train_together(path):
-    fabric = cli.team()
+    fabric = cli.launched_fabric()
     assert fabric.world_size == 2
     precision.bfloat16_pays = lambda device: fabric.global_rank > 0
     fit(expression_net(), checkpoint=path, fabric=fabric, precision="auto")
 
 
 def train_anew_together(path):
-    pipeline.fit(expression_net(), noise(), SHORT, path, fabric=cli.team())
+    pipeline.fit(expression_net(), noise(), SHORT, path, fabric=cli.launched_fabric())
 
 
 def resume_together(path):
-    stop_at(path, 13, fabric=cli.team())
+    stop_at(path, 13, fabric=cli.launched_fabric())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dualtl_lib.synthetic import faces as synthetic_faces
 
 SHORT = """
 recipe:
-  celeba: {max_iter: 2}
+  celeba: {max_iter: 2, head_warmup: {max_iter: 2}}
   ckplus: {max_iter: 5, head_warmup: {max_iter: 50}}
   heads: {max_iter: 50}
 """

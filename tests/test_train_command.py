@@ -28,7 +28,7 @@ def home(tmp_path, monkeypatch):
     synthetic_faces.write_celeba(tmp_path / "celeba", people=20, images=60, seed=1, workers=1)
     synthetic_faces.write_ckplus(tmp_path / "ckplus", subjects=5, seed=1, workers=1)
     folders = {step: str(tmp_path / step) for step in ("celeba", "ckplus")}
-    recipe = {"celeba": SHORT, "ckplus": SHORT | {"head_warmup": SHORT}, "heads": SHORT}
+    recipe = {step: SHORT | {"head_warmup": SHORT} for step in ("celeba", "ckplus")} | {"heads": SHORT}
     settings = dict(title="t", weights="embedded", budget="quick", seed=0, recipe=recipe, **folders)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "tiny.yaml").write_text(json.dumps(settings))
