@@ -190,4 +190,9 @@ def _commit() -> str:
     if not shutil.which("git"):
         return NO_COMMIT
     top = git("rev-parse", "--show-toplevel")
-    return git("describe", "--always", "--dirty") if top and Path(top).resolve() == PROJECT else NO_COMMIT
+    if not top or Path(top).resolve() != PROJECT:
+        return NO_COMMIT
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures"
+    )  # a run writes figures/ itself
+    return git("describe", "--always") + "-dirty" * bool(changed)
