@@ -178,7 +178,7 @@ def test_where_covering_matters(session):
     covered[:, :, y : y + side, x : x + side] = 0
     with torch.no_grad():
         expected = (model(image).softmax(1) - model(covered).softmax(1))[0, target]
-    assert drops[5, 3] == pytest.approx(expected.item(), abs=1e-6)
+    assert drops[5, 3] == pytest.approx(expected.item(), abs=1e-5)  # faces in batches: other low bits
     assert np.ptp(drops) > 0
 
 

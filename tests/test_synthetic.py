@@ -262,7 +262,7 @@ def test_reading_sheets_are_numbered_faces_of_a_runs_data(tmp_path, ckplus):
         subject, sequence, frame = face_.frame.split("/")
         file = f"cohn-kanade-images/{subject}/{sequence}/{subject}_{sequence}_{frame}.png"
         x, y, side = synthetic_faces.box(ckplus, file)
-        cut = crop.cut(ckplus / file, known=(x, y, side, side)).pixels[0]
+        cut = crop.cut(ckplus / file, box=(x, y, side, side)).pixels[0]
         assert np.array_equal(cut, face_.pixels)
         label = next((ckplus / "Emotion" / subject / sequence).iterdir()).read_text()
         assert face_.expression == ("neutral" if int(frame) == 1 else paper.EXPRESSIONS[int(float(label))])
