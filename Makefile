@@ -20,7 +20,8 @@ endif
 
 # nbval reads a cell's messages only when the cell is done. Bars that report ten times a second sent thousands in that
 # time, the queue ran over, and the message that says "done" was lost.
-reproduce test: export TQDM_MININTERVAL = 5
+reproduce: export TQDM_MININTERVAL = 5
+test: export TQDM_MININTERVAL = 60
 
 .PHONY: reproduce test style check browser lab explore bench clean
 
