@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 FIGURES = HERE.parent / "figures"
 RUNS = {
     "embedded": "Synthetic faces, quick budget (run `embedded`)",
-    "embedded_folds": "Synthetic faces, quick budget, five subject-independent folds (run `embedded_folds`)",
+    "embedded_folds": "Synthetic faces of version 0.1.0 and its trunk, quick budget, five folds (run `embedded_folds`)",
     "ckplus48_paper": "Real faces, Tables 3 and 4 as printed (run `ckplus48_paper`)",
     "ckplus48": "Real faces, quick budget (run `ckplus48`)",
 }
